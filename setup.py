@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The native extensions of kafkaproc; everything else about the build is in pyproject.toml.
+
+KAFKAPROC_DEBUG=1      compiles with assertions and without optimisation.
+KAFKAPROC_SANITIZE=x   adds -fsanitize=x (address, undefined, thread) to every extension.
+"""
+
+import os
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG = os.environ.get("KAFKAPROC_DEBUG") == "1"
+SANITIZE = os.environ.get("KAFKAPROC_SANITIZE", "")
+
+compile_args = ["-std=c11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function"]
+compile_args += ["-O0", "-g3"] if DEBUG else ["-O3", "-g1", "-DNDEBUG"]
+link_args: list[str] = []
+if SANITIZE:
+    compile_args.append(f"-fsanitize={SANITIZE}")
+    link_args.append(f"-fsanitize={SANITIZE}")
+
+
+def extension(name: str, *c_sources: str) -> Extension:
+    return Extension(
+        f"kafkaproc._core.{name}",
+        [f"kafkaproc/_core/{name}.pyx", *(f"csrc/src/{source}" for source in c_sources)],
+        include_dirs=["csrc/include"],
+        extra_compile_args=compile_args,
+        extra_link_args=link_args,
+    )
+
+
+EXTENSIONS = [
+    extension("rdkafka"),
+    extension("offset_tracker"),
+    extension("key_scheduler"),
+    extension("ring", "ring.c", "wakeup.c"),
+    extension("segment", "segment.c", "partition_slots.c", "in_flight.c"),
+    extension("nodes"),
+    extension("io_worker"),
+    extension("stream_loop"),
+]
+
+setup(
+    ext_modules=cythonize(
+        [e for e in EXTENSIONS if Path(e.sources[0]).exists()],
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
+            "initializedcheck": False,
+            "binding": False,
+        },
+    )
+)
