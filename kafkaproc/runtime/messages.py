@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the supervisor and a stream-thread process say to each other.
+
+    supervisor                                   stream thread
+        │ Start ───────────────────────────────────▶ │   first frame; then the app is loaded
+        │ ◀─────────────────────────────────── Ready │   clients exist, tasks may come
+        │ AssignTasks ─────────────────────────────▶ │   additive: starts these tasks beside those that run
+        │ ◀──────────────────────────── TasksStarted │
+        │ CloseTasks ──────────────────────────────▶ │   stop intake of these, finish what is in flight, publish slots
+        │ ◀───────────────────────────── TasksClosed │   the supervisor commits what the slots say, right now
+        │ Shutdown ────────────────────────────────▶ │   close all tasks likewise, then the clients
+        │ ◀───────────────────────────── TasksClosed │
+        │ ◀───────────────────────────────── Stopped │   and the process ends with 0
+
+Commands are few and small. Whatever is large or frequent (committable offsets, counters, events in flight, the lease)
+stands in the shared-memory segment of the stream thread instead.
+
+The supervisor never has two commands for one task under way: it starts a task only where the last TasksClosed for it has
+arrived or the process that had it was reaped. So no message needs an epoch to be told from an older one; the epoch in
+TaskStart is for the slots and the events, whose results can outlive a task.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from kafkaproc.config import Settings
+
+OFFSET_EARLIEST = -2
+"""PartitionStart.offset where nothing was committed and the reset policy is `earliest` (the number that librdkafka uses)."""
+
+OFFSET_LATEST = -1
+"""The same for `latest`."""
+
+TOPIC_ID_UNKNOWN = bytes(16)
+"""PartitionStart.topic_id where the broker has no topic ids (before Apache Kafka 2.8, and some look-alikes)."""
+
+
+class PartitionStart(msgspec.Struct, frozen=True):
+    """One partition of a task, and where to start it."""
+
+    topic: str
+    partition: int
+    topic_index: int
+    """What the in-flight table calls the topic; numbered by the supervisor, the same in all its stream threads."""
+    slot: int
+    """The partition slot of this stream thread's segment to publish in."""
+    offset: int
+    """The committed offset, or OFFSET_EARLIEST / OFFSET_LATEST where there is none."""
+    metadata: str
+    """The commit metadata that came with it, undecoded; empty where there was none."""
+    topic_id: bytes
+    """Of the topic as it is now; metadata that names another id belongs to a topic that no longer exists."""
+    leader_epoch: int = -1
+    """Committed with the offset, -1 where unknown."""
+    offset_reset: str = "earliest"
+    """`earliest`, `latest` or `none`: what to do should the offset be out of range."""
+
+
+class TaskStart(msgspec.Struct, frozen=True):
+    task_id: str
+    subtopology: int
+    partition: int
+    epoch: int
+    """Grows with each start of any task in this instance; published in the slots, carried by events (I8)."""
+    partitions: tuple[PartitionStart, ...]
+
+
+class ToStreamThread(msgspec.Struct, frozen=True, tag=True):
+    """Base of what the supervisor sends."""
+
+
+class Start(ToStreamThread, frozen=True):
+    settings: Settings
+    app_ref: str
+    """`app.py`, `app.py:name` or `package.module:name`, as the user gave it."""
+    thread_index: int
+    incarnation: int
+    """0 for the first process of this stream thread, then one more with each restart."""
+    instance_id: str
+    client_id: str
+    """Prefix for the client ids of this stream thread: `<application id>-<instance id>-StreamThread-<n>`, n from 1."""
+    metadata_budget: int
+    """Characters of commit metadata a partition: min(the broker's offset.metadata.max.bytes, limits.METADATA_BUDGET_CHARS)."""
+    lease_timeout_ms: int
+    """A lease stamp older than this: stop intake and replay until it is fresh again."""
+
+
+class AssignTasks(ToStreamThread, frozen=True):
+    version: int
+    """Assignment version: grows with every change of what this instance holds."""
+    tasks: tuple[TaskStart, ...]
+
+
+class CloseTasks(ToStreamThread, frozen=True):
+    """Answered by one TasksClosed that names all of them, at the deadline at the latest.
+
+    A deadline of 0 means that the partitions were lost: drop what is in flight, nothing of it will be committed.
+    """
+
+    task_ids: tuple[str, ...]
+    deadline_ms: int
+    """From receipt."""
+
+
+class Shutdown(ToStreamThread, frozen=True):
+    deadline_ms: int
+    """From receipt, for in-flight work; closing the clients comes on top."""
+
+
+class SetLogLevel(ToStreamThread, frozen=True):
+    level: str
+
+
+class FromStreamThread(msgspec.Struct, frozen=True, tag=True):
+    """Base of what a stream thread sends."""
+
+
+class Ready(FromStreamThread, frozen=True):
+    pid: int
+
+
+class TasksStarted(FromStreamThread, frozen=True):
+    task_ids: tuple[str, ...]
+
+
+class TasksClosed(FromStreamThread, frozen=True):
+    """The slots of these tasks hold their last word and are not written again."""
+
+    task_ids: tuple[str, ...]
+    drained: bool
+    """False where the deadline passed with work in flight, which then stays uncommitted."""
+
+
+class TaskFailed(FromStreamThread, frozen=True):
+    """A record ended its task: the task takes no further one and its offset stays incomplete.
+
+    The supervisor stops the instance cleanly and exits with `exit_code` (Kafka Streams' SHUTDOWN_CLIENT).
+    """
+
+    task_id: str
+    error: str
+    """Name of the exception class: UserFunctionError, DeserializationError, …"""
+    text: str
+    node: str
+    topic: str
+    partition: int
+    offset: int
+    traceback: str = ""
+    """Of the user's function, without kafkaproc's own frames."""
+    exit_code: int = 1
+
+
+class ThreadFailed(FromStreamThread, frozen=True):
+    """The stream thread as a whole cannot go on and a restart would not mend it (the app does not load, the cluster
+    refuses the producer, …). The instance stops as with TaskFailed."""
+
+    error: str
+    text: str
+    traceback: str = ""
+    exit_code: int = 1
+
+
+class Stopped(FromStreamThread, frozen=True):
+    """Everything is closed; the process ends next."""
+
+
+Command = Start | AssignTasks | CloseTasks | Shutdown | SetLogLevel
+Reply = Ready | TasksStarted | TasksClosed | TaskFailed | ThreadFailed | Stopped
