@@ -34,6 +34,9 @@ def extension(name: str, *c_sources: str) -> Extension:
 
 EXTENSIONS = [
     extension("rdkafka"),
+    extension("client_events"),
+    extension("native_clients"),
+    extension("mock_cluster"),
     extension("offset_tracker"),
     extension("key_scheduler"),
     extension("ring", "ring.c", "wakeup.c"),
