@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every bound of kafkaproc in one place: no queue, ring, buffer, message or count is without one (I7).
+
+The assertions at the end relate the bounds to one another; they run at import, so that no change of one can
+contradict another. C and Cython code gets its bounds as arguments from here, except where a shared-memory
+layout fixes them: a test holds those equal.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+
+# commit metadata
+
+METADATA_BUDGET_CHARS: Final = 4096
+"""Commit metadata of one partition: the broker's default `offset.metadata.max.bytes`, which can be lower."""
+
+METADATA_HEADER_CHARS: Final = 96
+"""Of the budget: version, CRC, topic id, base, end of span, leader epoch, stream time."""
+
+METADATA_BITS_PER_CHAR: Final = 6
+"""Payload of one ASCII character of the completed set's encodings."""
+
+BITMAP_SPAN_MAX: Final = 24_000
+"""Offsets that the bitmap encoding covers, however the completed ones are spread."""
+
+INCOMPLETE_LIST_MAX: Final = 1_400
+"""Incomplete offsets that the list encoding holds, wherever they lie within MAX_OFFSET_SPAN."""
+
+MAX_OFFSET_SPAN: Final = 1_000_000
+"""Offsets from the committable offset to the position of one partition, beyond which its intake pauses."""
+
+# events
+
+MAX_IN_FLIGHT_DEFAULT: Final = 100
+"""Events running at once at one async stage of one stream thread, where neither stage nor setting says so."""
+
+MAX_IN_FLIGHT_MAX: Final = 100_000
+"""The most that a stage may ask for; the in-flight table is sized by it at most."""
+
+IN_FLIGHT_KEY_PREFIX_BYTES: Final = 64
+"""Bytes of an event's key kept in the in-flight table, for the log line after a crash."""
+
+# memory of one stream thread
+
+INPUT_BUFFER_MAX_BYTES: Final = 256 * MIB
+"""Keys and values of records that a stream thread has taken and not completed, beyond which intake pauses."""
+
+INPUT_BUFFER_BYTES_MIN: Final = 1 * MIB
+"""The least that `input_buffer_max_bytes` may be: one record of the broker's default maximum size."""
+
+RING_BYTES: Final = 4 * MIB
+"""One dispatch or completion ring."""
+
+RING_RECORD_MAX_BYTES: Final = RING_BYTES // 8
+"""One ring record; what is larger travels as a handle."""
+
+PARTITIONS_PER_THREAD_MAX: Final = 4096
+"""Partitions of one stream thread: slots of its shared-memory segment."""
+
+# the instance
+
+STREAM_THREADS_MAX: Final = 256
+"""Stream-thread processes of one instance."""
+
+BLOCKING_THREADS_DEFAULT: Final = 32
+"""Threads of the blocking pool of one stream thread."""
+
+BLOCKING_THREADS_MAX: Final = 1024
+"""The most that `blocking_threads` may be."""
+
+MESSAGE_FRAME_MAX_BYTES: Final = 32 * MIB
+"""One message between the supervisor and a stream-thread process."""
+
+MESSAGE_PARTITION_BYTES: Final = 512
+"""A partition in an assignment message, without its commit metadata: topic name (up to 249), ids, offset."""
+
+assert METADATA_HEADER_CHARS < METADATA_BUDGET_CHARS
+assert BITMAP_SPAN_MAX == (METADATA_BUDGET_CHARS - METADATA_HEADER_CHARS) * METADATA_BITS_PER_CHAR
+assert BITMAP_SPAN_MAX <= MAX_OFFSET_SPAN, "the bitmap must not be what bounds the span"
+assert MAX_IN_FLIGHT_DEFAULT < INCOMPLETE_LIST_MAX, "the default must not pause intake by itself"
+assert MAX_IN_FLIGHT_DEFAULT <= MAX_IN_FLIGHT_MAX <= MAX_OFFSET_SPAN
+assert BLOCKING_THREADS_DEFAULT <= BLOCKING_THREADS_MAX <= MAX_IN_FLIGHT_MAX
+assert RING_BYTES & (RING_BYTES - 1) == 0, "ring positions become indexes by a mask"
+assert RING_RECORD_MAX_BYTES * 2 <= RING_BYTES, "a record that fits must fit wherever the ring wraps"
+assert INPUT_BUFFER_BYTES_MIN <= INPUT_BUFFER_MAX_BYTES
+assert MESSAGE_FRAME_MAX_BYTES >= PARTITIONS_PER_THREAD_MAX * (
+    METADATA_BUDGET_CHARS + MESSAGE_PARTITION_BYTES
+)
