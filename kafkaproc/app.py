@@ -4,7 +4,8 @@ begins its streams.
 
 Nothing here connects to anything. `kafkaproc start app.py` imports the file, in the supervisor and in each
 stream-thread process, and runs what `App.build()` gives; so the file must build the same topology each time
-it is imported."""
+it is imported.
+"""
 
 from __future__ import annotations
 
@@ -129,7 +130,8 @@ class App:
         name: name of the source node.
 
         Calls for equal topics share one source. Raises TopologyError where topics overlap in part, or are to
-        be read in two ways. Kafka Streams: `StreamsBuilder.stream`."""
+        be read in two ways. Kafka Streams: `StreamsBuilder.stream`.
+        """
         if (topic is None) == (pattern is None):
             raise TopologyError(
                 "stream takes a topic, a list of topics, or pattern=; one of them and not both"
@@ -188,7 +190,8 @@ class App:
 
     def build(self) -> Topology:
         """The topology of all streams so far. Raises TopologyError where it has no source or holds an
-        unfinished split."""
+        unfinished split.
+        """
         return self._builder.build()
 
 

@@ -10,7 +10,8 @@ Two rules keep the hot path short. *Null never reaches a serde*: the runtime map
 and back. *Errors stay raw*: a serde raises whatever its codec raises, and the runtime wraps it, once, with
 the record's coordinates. `serialize` and `deserialize` are plain attributes that hold the codec's own
 function wherever that function already refuses wrong input, so that a call from native code enters no Python
-frame of ours."""
+frame of ours.
+"""
 
 from __future__ import annotations
 
@@ -154,7 +155,8 @@ int64: Serde[int] = _fixed_width("int64", "q")
 
 float32: Serde[float] = _fixed_width("float32", "f")
 """4 bytes, IEEE 754, big-endian: `Serdes.Float()`. Values are rounded to single precision; too large ones are
-refused."""
+refused.
+"""
 
 float64: Serde[float] = _fixed_width("float64", "d")
 """8 bytes, IEEE 754, big-endian: `Serdes.Double()`."""
@@ -185,7 +187,8 @@ def json(type: Any = None) -> Serde[Any]:
 
     `type` is anything that msgspec decodes to: a `msgspec.Struct`, dataclass, `TypedDict`, attrs class,
     `list[...]`, a union. On the way out any value that JSON can hold is written, of that type or not. Raises
-    TopologyError where msgspec cannot decode to `type`."""
+    TopologyError where msgspec cannot decode to `type`.
+    """
     if type is None:
         import orjson
 

@@ -50,7 +50,8 @@ class BranchedStream(Generic[K, V]):
 
         name: key of the branch in the result, and end of its node's name; its number, from "1", where not
         given. Raises TopologyError for a name used twice and for unusable predicates. Kafka Streams:
-        `branch`."""
+        `branch`.
+        """
         self._check_open()
         self._predicates.append(inspect_function(predicate, operator="branch", parameters=OF_VALUE))
         self._add_branch(str(len(self._predicates)) if name is None else name)
@@ -101,8 +102,8 @@ class BranchedStream(Generic[K, V]):
         modes = {predicate.mode for predicate in self._predicates} - {Mode.SYNC}
         if len(modes) > 1:
             raise TopologyError(
-                f"split {self._node.name}: some predicates are async and some blocking, but all predicates of a record are "
-                "one event; use one kind"
+                f"split {self._node.name}: some predicates are async and some blocking, but all predicates of a "
+                "record are one event; use one kind"
             )
         mode = modes.pop() if modes else Mode.SYNC
         self._node.mode = mode
@@ -120,5 +121,6 @@ class BranchedStream(Generic[K, V]):
     def _check_ended(self) -> None:
         if not self._ended:
             raise TopologyError(
-                f"split {self._node.name} was never ended: call default_branch() or no_default_branch() after its branches"
+                f"split {self._node.name} was never ended: call default_branch() or no_default_branch() after its "
+                "branches"
             )

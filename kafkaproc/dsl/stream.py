@@ -9,7 +9,8 @@ makes its node an async stage, and the operator then takes the keyword arguments
 
 Serdes travel with the stream, as in Kafka Streams: those of the source hold until an operator changes the key
 or the value. From there on the app's default serdes apply (bytes, unless the App says otherwise), or those
-that the changing operator is given as `key=` and `value=`."""
+that the changing operator is given as `key=` and `value=`.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ class Stream(Generic[K, V]):
     """A stream of records with keys of type K and values of type V; made by `App.stream` and by operators.
 
     All operators raise TopologyError for functions and options that they cannot use. Kafka Streams:
-    `KStream`."""
+    `KStream`.
+    """
 
     __slots__ = ("_builder", "_key_changed", "_key_serde", "_node", "_value_changed", "_value_serde")
 
@@ -272,28 +274,32 @@ class Stream(Generic[K, V]):
         self, predicate: Predicate[V], *, name: str | None = None, **stage: Unpack[ValueStageArguments]
     ) -> Stream[K, V]:
         """Keeps the records for which `predicate(value)` or `predicate(value, ctx)` is true. Kafka Streams:
-        `filter`."""
+        `filter`.
+        """
         return self._pass_on(Operation.FILTER, predicate, name, stage)
 
     def filter_not(
         self, predicate: Predicate[V], *, name: str | None = None, **stage: Unpack[ValueStageArguments]
     ) -> Stream[K, V]:
         """Drops the records for which `predicate(value)` or `predicate(value, ctx)` is true. Kafka Streams:
-        `filterNot`."""
+        `filterNot`.
+        """
         return self._pass_on(Operation.FILTER_NOT, predicate, name, stage)
 
     def peek(
         self, action: Action[V], *, name: str | None = None, **stage: Unpack[ValueStageArguments]
     ) -> Stream[K, V]:
         """Calls `action(value)` or `action(value, ctx)` for each record, then passes the record on as it was;
-        what the action returns is ignored. Kafka Streams: `peek`."""
+        what the action returns is ignored. Kafka Streams: `peek`.
+        """
         return self._pass_on(Operation.PEEK, action, name, stage)
 
     def foreach(
         self, action: Action[V], *, name: str | None = None, **stage: Unpack[ValueStageArguments]
     ) -> None:
         """Calls `action(value)` or `action(value, ctx)` for each record, which ends there. Kafka Streams:
-        `foreach`."""
+        `foreach`.
+        """
         self._pass_on(Operation.FOREACH, action, name, stage)
 
     def split(self, *, name: str | None = None, **stage: Unpack[ValueStageArguments]) -> BranchedStream[K, V]:
@@ -549,7 +555,7 @@ class Stream(Generic[K, V]):
             return self._key_serde
         if self._key_serde is not None:
             raise TopologyError(
-                f"{operator}: key={key.name} contradicts the stream's key serde, {self._key_serde.name}; the key does not "
-                "change here"
+                f"{operator}: key={key.name} contradicts the stream's key serde, {self._key_serde.name}; the key does "
+                "not change here"
             )
         return key

@@ -4,7 +4,8 @@
 The objects themselves are native and belong to the stream thread or I/O worker that runs the function; these
 protocols are for annotations, editors and type checkers. A `Context` is valid until the call that it was
 given to has ended. Two events in flight never share one, which is why it is an argument and not an attribute
-of a processor."""
+of a processor.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class TaskContext(Protocol):
 
 class Context(TaskContext, Protocol):
     """The record at hand. All properties speak of the source record, also after operators changed key or
-    value."""
+    value.
+    """
 
     @property
     def topic(self) -> str:
@@ -58,7 +60,8 @@ class Context(TaskContext, Protocol):
     @property
     def record_id(self) -> str:
         """The same for every attempt at this record at this node, and no other's: an idempotency key for
-        other systems."""
+        other systems.
+        """
 
     @property
     def attempt(self) -> int:
@@ -75,4 +78,5 @@ class Context(TaskContext, Protocol):
 
         With one argument the key stays. With key and value both are new (`process` only), and so may
         timestamp and headers be. At an async stage it takes effect, in call order, when the call has
-        succeeded."""
+        succeeded.
+        """

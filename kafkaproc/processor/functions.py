@@ -9,7 +9,8 @@ stage. A function says by its number of positional parameters whether it wants t
     of a key and a value:  function(key, value)  or  function(key, value, ctx)
 
 A parameter with a default stays at it (`lambda value, n=n: ...` is a common idiom), unless it is called `ctx`
-or `context`."""
+or `context`.
+"""
 
 from __future__ import annotations
 
@@ -108,13 +109,14 @@ def inspect_function(
     context.
 
     `many` says that the operator takes an iterable of results, so a generator function is welcome. Raises
-    TopologyError where the function cannot be what the operator needs."""
+    TopologyError where the function cannot be what the operator needs.
+    """
     import inspect
 
     if _is_processor_class(function):
         raise TopologyError(
-            f"{operator} takes a function; a Processor class such as {label(function)} goes into process() or "
-            "process_values()"
+            f"{operator} takes a function; a Processor class such as {label(function)} goes into process() "
+            "or process_values()"
         )
     if not callable(function):
         raise TopologyError(f"{operator} takes a function, not {function!r}")
@@ -135,8 +137,8 @@ def inspect_function(
     if sync_only and mode is not Mode.SYNC:
         kind = "async" if mode is Mode.ASYNC else "blocking"
         raise TopologyError(
-            f"{operator}: {label(function)} is {kind}, but runs on the stream thread for each record and must be a plain "
-            "function; compute what it needs in an async stage above"
+            f"{operator}: {label(function)} is {kind}, but runs on the stream thread for each record and must be a "
+            "plain function; compute what it needs in an async stage above"
         )
     count = _argument_count(function, operator, parameters, context)
     return UserFunction(function, count, mode)
@@ -154,8 +156,8 @@ def inspect_processor(
 
     if isinstance(supplier, Processor):
         raise TopologyError(
-            f"{operator}: each task needs its own {type(supplier).__name__}; give the class, or functools.partial of it, "
-            "instead of an instance"
+            f"{operator}: each task needs its own {type(supplier).__name__}; give the class, or functools.partial "
+            "of it, instead of an instance"
         )
     cls = supplier.func if isinstance(supplier, functools.partial) else supplier
     if not (isinstance(cls, type) and issubclass(cls, Processor)):
@@ -173,8 +175,8 @@ def inspect_processor(
     for hook in ("open", "close"):
         if _is_coroutine_function(getattr(cls, hook)):
             raise TopologyError(
-                f"{operator}: {cls.__name__}.{hook} must be a plain method; what needs an event loop to be opened or "
-                "closed belongs into an @app.resource"
+                f"{operator}: {cls.__name__}.{hook} must be a plain method; what needs an event loop to be opened "
+                "or closed belongs into an @app.resource"
             )
     process = inspect.getattr_static(cls, "process")
     bound = functools.partial(process.function if isinstance(process, Blocking) else process, None)
@@ -249,9 +251,8 @@ def _argument_count(
             )
     plain = len(parameters)
     if required > plain + context or (len(positional) < plain and not takes_any_number):
-        raise TopologyError(
-            f"{operator}: {label(function)} takes ({', '.join(p.name for p in positional)}), but is called as {calls}"
-        )
+        takes = ", ".join(p.name for p in positional)
+        raise TopologyError(f"{operator}: {label(function)} takes ({takes}), but is called as {calls}")
     if not context or len(positional) <= plain:
         return plain
     extra = positional[plain]
@@ -264,9 +265,10 @@ def _argument_count(
 
 def _refuse_key_and_value(function: object, operator: str, first: str, second: str) -> None:
     """Kafka Streams hands key and value to most lambdas; taken over unchanged, they would get value and
-    context here."""
+    context here.
+    """
     if first in _KEY_NAMES or second in _VALUE_NAMES:
         raise TopologyError(
-            f"{operator}: {label(function)} takes ({first}, {second}), but is called as (value) or (value, ctx); "
-            "the key is ctx.key"
+            f"{operator}: {label(function)} takes ({first}, {second}), but is called as (value) or (value, "
+            "ctx); the key is ctx.key"
         )

@@ -15,9 +15,9 @@ V = TypeVar("V")
 class Processor(Generic[K, V]):
     """Base of users' processors: `stream.process(MyProcessor)`. Each task makes its own instance and calls
 
-        open(ctx)                  once, before the first record; ctx is a TaskContext, which cannot forward
-        process(key, value)        per record; `process(key, value, ctx)` to know more of the record and to forward
-        close()                    once, when the task is closed, also after an error; never if the process is killed
+        open(ctx)             once, before the first record; ctx is a TaskContext, which cannot forward
+        process(key, value)   per record; `process(key, value, ctx)` to know more of the record and to forward
+        close()               once, when the task is closed, also after an error; not if the process is killed
 
     In `process_values` it is `process(value)` or `process(value, ctx)`. An `async def process`, or one marked
     with `@kp.blocking`, makes the node an async stage; many calls are then under way in one instance at once

@@ -3,7 +3,8 @@
 worker.
 
 `@app.resource` makes a `Resource` of a function; `ctx.resource(handle)` gives what it yielded. A resource of
-`async` kind can be used by `async def` functions only, since it lives on their event loop."""
+`async` kind can be used by `async def` functions only, since it lives on their event loop.
+"""
 
 from __future__ import annotations
 
@@ -70,6 +71,6 @@ def _context_manager_factory(function: Callable[[], Any]) -> tuple[Callable[[], 
     if isinstance(function, type) and hasattr(function, "__enter__"):
         return function, False
     raise TopologyError(
-        f"@app.resource: {label(function)} must yield the resource once (`yield session`), or be a context manager; "
-        "a function that returns it leaves nobody to close it"
+        f"@app.resource: {label(function)} must yield the resource once (`yield session`), or be a context "
+        "manager; a function that returns it leaves nobody to close it"
     )

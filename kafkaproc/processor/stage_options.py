@@ -21,7 +21,8 @@ class StageArguments(TypedDict, total=False):
     max_in_flight: how many of its events run at once, per stream thread; the `max_in_flight` setting where
     not given. timeout: how long one call may take, in milliseconds or as text (`"2s"`); unlimited where not
     given. null_key: `"unordered"` (records without a key run as they come) or `"partition"` (in the order of
-    their partition)."""
+    their partition).
+    """
 
     max_in_flight: int
     timeout: int | str
@@ -41,7 +42,8 @@ class ValueStageArguments(StageArguments, total=False):
 
 class StageOptions(NamedTuple):
     """A stage's options, checked. None means: as the settings say, or no limit. `key_serde` is None where the
-    key is still the source record's, whose bytes are at hand."""
+    key is still the source record's, whose bytes are at hand.
+    """
 
     max_in_flight: int | None
     timeout_ms: int | None
@@ -53,15 +55,16 @@ def stage_options(
     operator: str, mode: Mode, arguments: StageArguments, key_serde: Serde[Any] | None
 ) -> StageOptions | None:
     """The options of a stage of `mode`, None for a sync node. Raises TopologyError for options that it cannot
-    have."""
+    have.
+    """
     known = ValueStageArguments.__annotations__
     if unknown := [name for name in arguments if name not in known]:
         raise TopologyError(f"{operator} has no argument {unknown[0]!r}.{did_you_mean(unknown[0], known)}")
     if mode is Mode.SYNC:
         if arguments:
             raise TopologyError(
-                f"{operator}: {', '.join(arguments)} can only be given for an async stage, and this function is plain; make "
-                "it `async def`, or wrap it in kp.blocking(...)"
+                f"{operator}: {', '.join(arguments)} can only be given for an async stage, and this function is "
+                "plain; make it `async def`, or wrap it in kp.blocking(...)"
             )
         return None
     return StageOptions(

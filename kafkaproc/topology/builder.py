@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Collects nodes while the DSL is called and makes a Topology of them. Refuses at once, in the user's own
-line, what could not be run; only what takes the whole topology to see waits for `build`."""
+line, what could not be run; only what takes the whole topology to see waits for `build`.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ class TopologyBuilder:
         wants it.
 
         Raises TopologyError where two sources overlap in part, or want to read the same topics in different
-        ways."""
+        ways.
+        """
         for other in self._nodes.values():
             if not isinstance(other, SourceNode):
                 continue
@@ -58,7 +60,8 @@ class TopologyBuilder:
 
     def build(self) -> Topology:
         """The topology as it stands. Raises TopologyError where it has no source or something is
-        unfinished."""
+        unfinished.
+        """
         if not self._nodes:
             raise TopologyError(
                 "The topology must subscribe to at least one source topic; call app.stream(...)"
@@ -79,8 +82,8 @@ def _refuse_differences(source: SourceNode, other: SourceNode) -> None:
         first, second = getattr(other, f"{part}_serde"), getattr(source, f"{part}_serde")
         if first != second:
             raise TopologyError(
-                f"{what} is read once for all its streams, and cannot be with {part} serdes {first.name} and {second.name}; "
-                "use one, and map_values for the other"
+                f"{what} is read once for all its streams, and cannot be with {part} serdes {first.name} and "
+                f"{second.name}; use one, and map_values for the other"
             )
     if source.timestamp_extractor != other.timestamp_extractor:
         raise TopologyError(
@@ -92,14 +95,14 @@ def _refuse_overlap(source: SourceNode, other: SourceNode) -> None:
     if both := sorted(set(source.topics) & set(other.topics)):
         raise TopologyError(
             "Two source nodes are subscribed to overlapping but not equal input topics: "
-            f"{', '.join(both)} in both of {_names(other)} and {_names(source)}. Read each topic in a stream of its own "
-            "and merge them"
+            f"{', '.join(both)} in both of {_names(other)} and {_names(source)}. Read each topic in a stream of "
+            "its own and merge them"
         )
     for named, by_pattern in ((source, other), (other, source)):
         if by_pattern.pattern is not None and (matched := [t for t in named.topics if by_pattern.matches(t)]):
             raise TopologyError(
-                f"Pattern {by_pattern.pattern} will match a topic that has already been registered by another source: "
-                f"{', '.join(matched)}"
+                f"Pattern {by_pattern.pattern} will match a topic that has already been registered by another "
+                f"source: {', '.join(matched)}"
             )
 
 

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """`describe()`: a topology as text, byte for byte what Kafka Streams prints for the same calls.
 
-One line style is ours: below an async stage's arrows stands `      ~~~ async (max_in_flight=500, timeout=2000ms)`. Tools that
-read Kafka's format look for `-->`, `<--` and the words before a name, and pass over it.
+One line style is ours: below an async stage's arrows stands
+
+      ~~~ async (max_in_flight=500, timeout=2000ms)
+
+Tools that read Kafka's format look for `-->`, `<--` and the words before a name, and pass over it.
 
 The order of names is Kafka's down to its accidents, so that the outputs of both can be compared by `diff`.
 Nodes are listed by the size of what hangs below them, then by name. Names on an arrow line, and topics, come
 in an order that follows from Java's HashMap (`_java_order`) and from Kafka sorting them while the sizes are
-still growing (`_arrows`)."""
+still growing (`_arrows`).
+"""
 
 from __future__ import annotations
 
@@ -76,7 +80,8 @@ def _arrows(
     nodes: tuple[Node, ...],
 ) -> tuple[dict[Node, int], dict[Node, list[Node]], dict[Node, list[Node]]]:
     """The number of nodes below each (by path, itself included), its predecessors and its successors, in
-    Kafka's order."""
+    Kafka's order.
+    """
     size = dict.fromkeys(nodes, 1)
     predecessors: dict[Node, list[Node]] = {node: [] for node in nodes}
     successors: dict[Node, list[Node]] = {node: [] for node in nodes}

@@ -6,7 +6,8 @@
     SinkNode        writes a topic      no children
 
 Nodes are compared by identity. What is said here is final once the topology is built; nothing of it changes
-at run time."""
+at run time.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ class Operation(enum.Enum):
 
 class Node:
     """What all nodes have. `parents` and `children` are in the order in which the DSL calls connected
-    them."""
+    them.
+    """
 
     __slots__ = ("children", "name", "parents")
 
@@ -98,14 +100,15 @@ class SourceNode(Node):
 class ProcessorNode(Node):
     """Runs a user's function, or (SPLIT) chooses a branch, or (BRANCH, MERGE) hands on.
 
-    function, argument_count   what to call and with how many arguments, context included; None and 0 for SPLIT, BRANCH,
-                               MERGE and where a Processor class is used
-    processor_factory          makes the Processor of a task; `argument_count` is then that of its bound `process`
+    function, argument_count   what to call and with how many arguments, context included; None and 0 for
+                               SPLIT, BRANCH and MERGE
+    processor_factory          instead of a function: makes the Processor of a task; `argument_count` is then
+                               that of its bound `process`
     predicates                 SPLIT: tried in order, the first true one wins
-    branch_children            SPLIT: the BRANCH node of each predicate, then that of the default branch if there is one
+    branch_children            SPLIT: the BRANCH node of each predicate, then that of the default branch if any
     mode, options              where it runs; options is None exactly for Mode.SYNC
-    key_changed_above          whether an operator above may have changed the key: its bytes are then not the source
-                               record's, and an async stage gets them through `options.key_serde`
+    key_changed_above          whether an operator above may have changed the key: its bytes are then not the
+                               source record's, and an async stage makes them with `options.key_serde`
     """
 
     __slots__ = (
@@ -157,7 +160,8 @@ class SinkNode(Node):
     `partitioner(topic, key, value, partition_count)` gives a partition, or None for the default (murmur2 of
     the key's bytes). `*_serde_is_default` says that nothing in the DSL chose the serde, for errors that tell
     what to do about it. `*_changed_above` says that an operator above may have replaced key or value since
-    the source."""
+    the source.
+    """
 
     __slots__ = (
         "key_changed_above",

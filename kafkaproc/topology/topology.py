@@ -63,12 +63,14 @@ class Topology:
 
     def source_of(self, topic: str) -> SourceNode | None:
         """The source that reads `topic`, or None. Raises TopologyError where the patterns of two sources
-        match it."""
+        match it.
+        """
         readers = [source for source in self.sources if source.matches(topic)]
         if len(readers) > 1:
             raise TopologyError(
-                f"Topic {topic} is already matched for another regex pattern {readers[0].pattern} and hence cannot be "
-                f"matched to this regex pattern {readers[1].pattern} any more. Make the patterns exclude each other."
+                f"Topic {topic} is already matched for another regex pattern {readers[0].pattern} and hence "
+                f"cannot be matched to this regex pattern {readers[1].pattern} any more. Make the patterns "
+                "exclude each other."
             )
         return readers[0] if readers else None
 
