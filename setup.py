@@ -17,6 +17,8 @@ SANITIZE = os.environ.get("KAFKAPROC_SANITIZE", "")
 compile_args = ["-std=c11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function"]
 compile_args += ["-O0", "-g3"] if DEBUG else ["-O3", "-g1", "-DNDEBUG"]
 link_args: list[str] = []
+# Their inline functions are part of every extension that cimports ring or segment.
+headers = sorted(str(path) for path in Path("csrc/include/kafkaproc").glob("*.h"))
 if SANITIZE:
     compile_args.append(f"-fsanitize={SANITIZE}")
     link_args.append(f"-fsanitize={SANITIZE}")
@@ -27,6 +29,7 @@ def extension(name: str, *c_sources: str) -> Extension:
         f"kafkaproc._core.{name}",
         [f"kafkaproc/_core/{name}.pyx", *(f"csrc/src/{source}" for source in c_sources)],
         include_dirs=["csrc/include"],
+        depends=headers,
         extra_compile_args=compile_args,
         extra_link_args=link_args,
     )
@@ -41,7 +44,7 @@ EXTENSIONS = [
     extension("offset_tracker"),
     extension("key_scheduler"),
     extension("ring", "ring.c", "wakeup.c"),
-    extension("segment", "segment.c", "partition_slots.c", "in_flight.c"),
+    extension("segment", "segment.c", "partition_slots.c", "in_flight.c", "ring.c"),
     extension("nodes"),
     extension("io_worker"),
     extension("stream_loop"),

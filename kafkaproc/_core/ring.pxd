@@ -58,7 +58,7 @@ cdef extern from "kafkaproc/ring.h" nogil:
     void ring_release "kp_ring_release"(Ring *ring) noexcept
     void ring_consume "kp_ring_consume"(Ring *ring) noexcept
 
-    uint64_t ring_used_bytes "kp_ring_used_bytes"(const Ring *ring) noexcept
+    uint64_t ring_used_bytes "kp_ring_used_bytes"(const RingShared *shared) noexcept
 
 cdef extern from "kafkaproc/wakeup.h" nogil:
     ctypedef struct WakeupShared "struct kp_wakeup_shared":
@@ -90,7 +90,7 @@ cdef extern from "kafkaproc/wakeup.h" nogil:
     bint wakeup_wait "kp_wakeup_wait"(const Wakeup *wakeup, int timeout_ms) noexcept
     bint wakeup_pool_take "kp_wakeup_pool_take"(const WakeupPool *pool) noexcept
 
-# Raises what `error` says: OSError, ValueError or RuntimeError.
+# Raises what `error` says: OSError, ValueError, or KafkaprocError for memory that this build did not lay out.
 cdef int raise_error(const Error *error) except -1
 
 cdef class ByteRing:

@@ -21,6 +21,9 @@ cdef extern from "kafkaproc/partition_slots.h" nogil:
         int32_t leader_epoch            # of the highest polled record; -1: unknown
         int32_t metadata_length         # bytes, 0 to METADATA_MAX
 
+    ctypedef struct PartitionSlot "struct kp_partition_slot":
+        pass
+
 cdef extern from "kafkaproc/in_flight.h" nogil:
     cdef enum:
         KEY_PREFIX_MAX "KP_KEY_PREFIX_MAX"
@@ -39,8 +42,24 @@ cdef extern from "kafkaproc/in_flight.h" nogil:
         int32_t key_length              # of the whole key; -1: null
         char key_prefix[64]             # filled by segment_in_flight_set
 
+    ctypedef struct InFlightSlot "struct kp_in_flight_slot":
+        pass
+
 cdef extern from "kafkaproc/segment.h" nogil:
+    ctypedef struct SegmentHeader "struct kp_segment_header":
+        int32_t creator_pid
+        uint32_t in_flight_slot_count
+        uint32_t partition_slot_count
+        uint32_t host_count
+
+    ctypedef struct ControlBlock "struct kp_control_block":
+        pass
+
     ctypedef struct Segment "struct kp_segment":
+        SegmentHeader *header           # NULL: closed
+        ControlBlock *control
+        InFlightSlot *in_flight
+        PartitionSlot *partition_slots
         int32_t fd
 
     ctypedef enum RingDirection "enum kp_ring_direction":
@@ -101,7 +120,9 @@ cdef class ThreadSegment:
 
     # The address of `segment` is what the functions above take; it stays valid while this object is open.
     cdef Segment segment
-    cdef bint opened
 
+    cdef int check_open(self) except -1
+    cdef int check_partition_slot(self, uint32_t slot) except -1
+    cdef int check_in_flight_slot(self, uint32_t slot) except -1
     # Takes up one end of a host's ring; raises where it cannot.
     cdef int attach_ring(self, uint32_t host, RingDirection direction, RingRole role, Ring *ring) except -1

@@ -3,15 +3,17 @@
  * What went wrong, written into memory of the caller: the library has no globals, thread-local ones included, because one
  * of its sources may be compiled into several extensions.
  *
- * Only operating errors come this way. An expected outcome (full, empty, not published yet) is a return value; a
- * programmer's error is an assertion.
+ * Only operating errors come this way. An expected outcome (full, empty, not published yet) is a return value. A
+ * programmer's error is an assertion, or kp_require where the release build must not go on either.
  */
 #ifndef KAFKAPROC_ERROR_H
 #define KAFKAPROC_ERROR_H
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 enum kp_error_code {
     KP_ERROR_NONE = 0,
@@ -41,6 +43,15 @@ static inline int kp_error_set(struct kp_error *error, enum kp_error_code code, 
         va_end(arguments);
     }
     return -1;
+}
+
+/* Ends the process where going on would write outside of its slot: better no commit than one of somebody else's offset. */
+static inline void kp_require(bool promise, const char *text)
+{
+    if (!promise) {
+        (void)fprintf(stderr, "kafkaproc: broken promise: %s\n", text);
+        abort();
+    }
 }
 
 #endif

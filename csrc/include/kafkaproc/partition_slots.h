@@ -31,10 +31,10 @@
 #ifndef KAFKAPROC_PARTITION_SLOTS_H
 #define KAFKAPROC_PARTITION_SLOTS_H
 
-#include <assert.h>
 #include <string.h>
 
 #include "kafkaproc/atomic.h"
+#include "kafkaproc/error.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -95,7 +95,7 @@ enum kp_partition_read {
 static inline void kp_partition_slot_publish(struct kp_partition_slot *slot, const struct kp_partition_fields *fields,
                                              const char *metadata)
 {
-    assert(fields->metadata_length >= 0 && fields->metadata_length <= KP_METADATA_MAX);
+    kp_require(fields->metadata_length >= 0 && fields->metadata_length <= KP_METADATA_MAX, "metadata fits its slot");
     /* Relaxed: nobody else writes it. */
     const uint64_t next = kp_load_relaxed_u64(&slot->published) + 1;
     struct kp_partition_copy *copy = &slot->copies[next & 1];

@@ -257,12 +257,12 @@ static inline void kp_ring_consume(struct kp_ring *ring)
     kp_ring_release(ring);
 }
 
-/* Bytes between `head` and `tail`: a figure for metrics, stale when it is read, callable from anywhere. */
-static inline uint64_t kp_ring_used_bytes(const struct kp_ring *ring)
+/* Bytes between `head` and `tail`: a figure for metrics, stale when it is read, for anyone who has the memory mapped. */
+static inline uint64_t kp_ring_used_bytes(const struct kp_ring_shared *shared)
 {
     /* Head first: it never passes the tail that is read after it. */
-    const uint64_t head = kp_load_acquire_u64(&ring->shared->head);
-    return kp_load_acquire_u64(&ring->shared->tail) - head;
+    const uint64_t head = kp_load_acquire_u64(&shared->head);
+    return kp_load_acquire_u64(&shared->tail) - head;
 }
 
 #ifdef __cplusplus

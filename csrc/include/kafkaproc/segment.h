@@ -127,8 +127,7 @@ struct kp_control_block {
     /* The child's. */
     int64_t child_heartbeat_ns; /* CLOCK_MONOTONIC of the stream loop's last turn */
     int64_t child_state;        /* enum kp_child_state */
-    int64_t child_pid;          /* 0 until it attached */
-    uint8_t reserved1[104];
+    uint8_t reserved1[112];
     int64_t counters[KP_COUNTERS_MAX];
     struct kp_wakeup_shared stream_loop_wakeup;
     struct kp_host_block hosts[KP_SEGMENT_HOSTS_MAX];
@@ -137,7 +136,6 @@ struct kp_control_block {
 KP_STATIC_ASSERT(offsetof(struct kp_control_block, supervisor_lease_ns) == 0, "layout");
 KP_STATIC_ASSERT(offsetof(struct kp_control_block, child_heartbeat_ns) == 128, "layout");
 KP_STATIC_ASSERT(offsetof(struct kp_control_block, child_state) == 136, "layout");
-KP_STATIC_ASSERT(offsetof(struct kp_control_block, child_pid) == 144, "layout");
 KP_STATIC_ASSERT(offsetof(struct kp_control_block, counters) == 256, "layout");
 KP_STATIC_ASSERT(offsetof(struct kp_control_block, stream_loop_wakeup) == 768, "layout");
 KP_STATIC_ASSERT(offsetof(struct kp_control_block, hosts) == 896, "layout");
@@ -162,8 +160,12 @@ struct kp_segment_sizes {
     uint64_t ring_capacity[KP_SEGMENT_HOSTS_MAX][2]; /* [host][enum kp_ring_direction] */
 };
 
-/* Makes a segment, maps it and publishes it. Returns 0, or -1 with `error` filled and nothing left open. */
-int kp_segment_create(struct kp_segment *segment, const struct kp_segment_sizes *sizes, struct kp_error *error);
+/*
+ * Makes a segment, maps it, stamps its lease with `now_ns` (CLOCK_MONOTONIC) and publishes it. Returns 0, or -1 with `error`
+ * filled and nothing left open.
+ */
+int kp_segment_create(struct kp_segment *segment, const struct kp_segment_sizes *sizes, int64_t now_ns,
+                      struct kp_error *error);
 
 /*
  * Maps the segment behind `fd`, which becomes the segment's when the answer is KP_ATTACH_READY and stays the caller's
@@ -199,7 +201,7 @@ static inline struct kp_wakeup_pool_shared *kp_segment_host_pool(const struct kp
 static inline void kp_segment_publish_partition(const struct kp_segment *segment, uint32_t slot,
                                                 const struct kp_partition_fields *fields, const char *metadata)
 {
-    assert(slot < segment->header->partition_slot_count);
+    kp_require(slot < segment->header->partition_slot_count, "the segment has this partition slot");
     kp_partition_slot_publish(&segment->partition_slots[slot], fields, metadata);
 }
 
@@ -207,14 +209,14 @@ static inline void kp_segment_publish_partition(const struct kp_segment *segment
 static inline void kp_segment_in_flight_set(const struct kp_segment *segment, uint32_t slot, struct kp_in_flight *event,
                                             const char *key)
 {
-    assert(slot < segment->header->in_flight_slot_count);
+    kp_require(slot < segment->header->in_flight_slot_count, "the segment has this in-flight slot");
     kp_in_flight_set(&segment->in_flight[slot], event, key);
 }
 
 /* The child's, after the completion was taken. */
 static inline void kp_segment_in_flight_clear(const struct kp_segment *segment, uint32_t slot)
 {
-    assert(slot < segment->header->in_flight_slot_count);
+    kp_require(slot < segment->header->in_flight_slot_count, "the segment has this in-flight slot");
     kp_in_flight_clear(&segment->in_flight[slot]);
 }
 
@@ -253,10 +255,23 @@ static inline void kp_segment_heartbeat(const struct kp_segment *segment, int64_
     kp_store_relaxed_i64(&segment->control->child_heartbeat_ns, now_ns);
 }
 
+static inline int64_t kp_segment_heartbeat_ns(const struct kp_segment *segment)
+{
+    return kp_load_relaxed_i64(&segment->control->child_heartbeat_ns);
+}
+
 static inline void kp_segment_set_child_state(const struct kp_segment *segment, enum kp_child_state state)
 {
     kp_store_relaxed_i64(&segment->control->child_state, (int64_t)state);
 }
+
+static inline int64_t kp_segment_child_state(const struct kp_segment *segment)
+{
+    return kp_load_relaxed_i64(&segment->control->child_state);
+}
+
+/* Bytes in use in one ring: a figure for metrics, stale when it is read. */
+uint64_t kp_segment_ring_used_bytes(const struct kp_segment *segment, uint32_t host, enum kp_ring_direction direction);
 
 #ifdef __cplusplus
 }

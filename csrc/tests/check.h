@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the tests of csrc share: checks that end the process, a deadline, memory, threads, and numbers from a seed. */
+#ifndef KAFKAPROC_TESTS_CHECK_H
+#define KAFKAPROC_TESTS_CHECK_H
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kafkaproc/ring.h"
+#include "kafkaproc/wakeup.h"
+
+#define CHECK(condition)                                                                       \
+    do {                                                                                       \
+        if (!(condition)) {                                                                    \
+            (void)fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);      \
+            abort();                                                                           \
+        }                                                                                      \
+    } while (0)
+
+/* Runs one test and names it. A test that hangs (a lost wake-up) is ended by SIGALRM. */
+#define RUN(test)                     \
+    do {                              \
+        (void)alarm(120);             \
+        test();                       \
+        (void)printf("ok %s\n", #test); \
+        (void)fflush(stdout);         \
+    } while (0)
+
+/* Zeroed memory that forked processes share. Lives until the process ends. */
+static inline void *shared_memory(uint64_t bytes)
+{
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(memory != MAP_FAILED);
+    return memory;
+}
+
+static inline struct kp_ring_shared *new_ring(uint64_t capacity)
+{
+    void *memory = shared_memory(kp_ring_shared_bytes(capacity));
+    CHECK(kp_ring_create(memory, capacity, NULL) == 0);
+    return (struct kp_ring_shared *)memory;
+}
+
+static inline struct kp_ring ring_end(struct kp_ring_shared *shared, enum kp_ring_role role)
+{
+    struct kp_ring ring;
+    CHECK(kp_ring_attach(&ring, shared, kp_ring_shared_bytes(shared->capacity), role, NULL) == KP_ATTACH_READY);
+    return ring;
+}
+
+static inline struct kp_wakeup new_wakeup(void)
+{
+    struct kp_wakeup wakeup;
+    wakeup.shared = (struct kp_wakeup_shared *)shared_memory(sizeof *wakeup.shared);
+    wakeup.fd = kp_wakeup_fd_create(NULL);
+    wakeup.reserved = 0;
+    CHECK(wakeup.fd >= 0);
+    return wakeup;
+}
+
+static inline pthread_t start_thread(void *(*function)(void *), void *argument)
+{
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, function, argument) == 0);
+    return thread;
+}
+
+static inline void join_thread(pthread_t thread)
+{
+    CHECK(pthread_join(thread, NULL) == 0);
+}
+
+/* kill -9 and reap. */
+static inline void kill_child(pid_t pid)
+{
+    int status;
+    CHECK(kill(pid, SIGKILL) == 0);
+    CHECK(waitpid(pid, &status, 0) == pid);
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+}
+
+/* splitmix64: the n-th number of the sequence with this seed, so that both ends can derive it without sharing state. */
+static inline uint64_t mix(uint64_t n)
+{
+    uint64_t z = n * UINT64_C(0x9e3779b97f4a7c15) + UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
+/* Payloads that tell their sequence number in every byte: `length` bytes of a stream seeded with it. */
+static inline void fill_payload(void *payload, uint32_t length, uint64_t sequence)
+{
+    unsigned char *bytes = (unsigned char *)payload;
+    uint32_t done = 0;
+    for (uint64_t word = mix(sequence); done + 8 <= length; done += 8, word += sequence | 1) {
+        memcpy(bytes + done, &word, 8);
+    }
+    for (; done < length; done++) {
+        bytes[done] = (unsigned char)(sequence + done);
+    }
+}
+
+static inline bool payload_is(const void *payload, uint32_t length, uint64_t sequence)
+{
+    const unsigned char *bytes = (const unsigned char *)payload;
+    uint32_t done = 0;
+    for (uint64_t word = mix(sequence); done + 8 <= length; done += 8, word += sequence | 1) {
+        if (memcmp(bytes + done, &word, 8) != 0) {
+            return false;
+        }
+    }
+    for (; done < length; done++) {
+        if (bytes[done] != (unsigned char)(sequence + done)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Claims, fills and commits record `sequence`; false where the ring is full. */
+static inline bool put_record(struct kp_ring *ring, uint32_t length, uint64_t sequence)
+{
+    void *payload = kp_ring_claim(ring, length);
+    if (payload == NULL) {
+        return false;
+    }
+    fill_payload(payload, length, sequence);
+    kp_ring_commit(ring);
+    return true;
+}
+
+#endif
