@@ -214,8 +214,8 @@ def test_without_an_application_id_nothing_starts() -> None:
 def test_the_state_directory_defaults_to_the_xdg_one_and_is_absolute(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(environ={"XDG_STATE_HOME": "/s", "HOME": "/h"}).state_dir == "/s/kafkaproc"
     assert load(environ={"HOME": "/h"}).state_dir == "/h/.local/state/kafkaproc"
-    monkeypatch.setenv("HOME", "/home/u")
-    assert load({"state_dir": "~/x"}).state_dir == "/home/u/x"
+    monkeypatch.setenv("HOME", "/u")
+    assert load({"state_dir": "~/x"}).state_dir == "/u/x"
 
 
 def test_every_setting_has_a_meaning_and_a_default_within_its_bounds() -> None:
