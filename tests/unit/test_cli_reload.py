@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`start --reload`: the subprocess is started again for each change, and ends as the user's signal says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kafkaproc.cli import reload
+from kafkaproc.cli.reload import Reloader
+
+RECORDS_ITS_STARTS = """
+import pathlib, signal, sys
+log = pathlib.Path(sys.argv[1])
+def stop(*_):
+    with log.open("a") as file: file.write("stopped\\n")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+with log.open("a") as file: file.write("started\\n")
+if "--end" in sys.argv: sys.exit(2)
+while True: signal.pause()
+"""
+
+
+@pytest.fixture
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, Path]:
+    monkeypatch.setattr(reload, "POLL_INTERVAL_S", 0.02)
+    script, log, watched = tmp_path / "script.py", tmp_path / "log", tmp_path / "watched"
+    script.write_text(RECORDS_ITS_STARTS)
+    watched.mkdir()
+    (watched / "app.py").write_text("1\n")
+    return script, log, watched
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # sleep: between two looks at the condition, with the deadline above
+
+
+def run_while(reloader: Reloader, drive: Callable[[], None]) -> int:
+    """Runs the reloader in this thread, which owns the signals, and `drive` beside it; then asks it to end."""
+    failures: list[BaseException] = []
+
+    def drive_and_end() -> None:
+        try:
+            drive()
+        except BaseException as failure:
+            failures.append(failure)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    driver = threading.Thread(target=drive_and_end)
+    driver.start()
+    exit_code = reloader.run()
+    driver.join()
+    assert not failures, failures
+    return exit_code
+
+
+def test_a_change_stops_the_subprocess_with_sigterm_and_starts_it_again(
+    paths: tuple[Path, Path, Path],
+) -> None:
+    script, log, watched = paths
+    said: list[str] = []
+
+    def drive() -> None:
+        wait_for(lambda: log.exists() and log.read_text() == "started\n")
+        (watched / "app.py").write_text("22\n")
+        wait_for(lambda: log.read_text() == "started\nstopped\nstarted\n")
+        (watched / "new.py").write_text("")
+        wait_for(lambda: log.read_text().count("started") == 3)
+
+    reloader = Reloader([sys.executable, str(script), str(log)], [watched], said.append)
+    assert run_while(reloader, drive) == 0
+    assert log.read_text() == "started\nstopped\n" * 3
+    assert said == ["a source file changed: restarting"] * 2
+
+
+def test_a_subprocess_that_ended_by_itself_waits_for_the_next_change(paths: tuple[Path, Path, Path]) -> None:
+    script, log, watched = paths
+    said: list[str] = []
+
+    def drive() -> None:
+        wait_for(lambda: len(said) == 1)
+        (watched / "app.py").unlink()
+        wait_for(lambda: log.read_text() == "started\nstarted\n")
+        wait_for(lambda: len(said) == 3)
+
+    reloader = Reloader([sys.executable, str(script), str(log), "--end"], [watched], said.append)
+    assert run_while(reloader, drive) == 2
+    assert said[0] == "the application ended with exit code 2: waiting for a change"
+
+
+def test_hidden_and_installed_directories_are_not_watched(tmp_path: Path) -> None:
+    for name in ("a.py", ".venv/b.py", "lib/site-packages/c.py", "__pycache__/d.py", "sub/e.py", "sub/f.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    watched = {path.name for path in reload._snapshot([tmp_path])}
+    assert watched == {"a.py", "e.py"}
