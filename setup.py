@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from Cython.Build import cythonize
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 
 DEBUG = os.environ.get("KAFKAPROC_DEBUG") == "1"
 SANITIZE = os.environ.get("KAFKAPROC_SANITIZE", "")
@@ -40,7 +40,6 @@ EXTENSIONS = [
     extension("client_events"),
     extension("native_clients"),
     extension("mock_cluster"),
-    extension("commit_metadata"),
     extension("offset_tracker"),
     extension("key_scheduler"),
     extension("ring", "ring.c", "wakeup.c"),
@@ -51,6 +50,9 @@ EXTENSIONS = [
 ]
 
 setup(
+    # The C headers become part of the wheel: kafkaproc/include is what a consumer of the .pxd files compiles with.
+    packages=[*find_packages(include=["kafkaproc*"]), "kafkaproc.include", "kafkaproc.include.kafkaproc"],
+    package_dir={"kafkaproc.include": "csrc/include"},
     ext_modules=cythonize(
         [e for e in EXTENSIONS if Path(e.sources[0]).exists()],
         compiler_directives={
