@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+# Thin over ci/: each target is one command that also works without make. A fresh clone needs only this file's targets.
+
+PYTHON ?= python3
+export PYTHON
+
+.PHONY: demo test dev lint bench clean
+
+demo:   ## the demonstration: builds what it needs, then runs without Kafka and without a network
+	ci/bootstrap.sh demo
+	.venv/bin/kafkaproc demo
+
+test:   ## everything that CI does
+	ci/all.sh
+
+dev:    ## .venv with an editable build, for work on kafkaproc itself
+	ci/bootstrap.sh dev
+
+lint:   ## ruff and mypy
+	ci/bootstrap.sh dev
+	.venv/bin/python -m pytest tests/hygiene
+
+bench:  ## the table of README.md's figures, against Kafka and against other frameworks
+	ci/bootstrap.sh test
+	ci/bench.sh
+
+clean:  ## removes what was built, the virtual environment included
+	rm -rf .venv build dist *.egg-info csrc/build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find kafkaproc -name '*.so' -delete
+	find kafkaproc/_core -name '*.c' -delete
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
