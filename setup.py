@@ -40,6 +40,7 @@ EXTENSIONS = [
     extension("client_events"),
     extension("native_clients"),
     extension("mock_cluster"),
+    extension("commit_metadata"),
     extension("offset_tracker"),
     extension("key_scheduler"),
     extension("ring", "ring.c", "wakeup.c"),

@@ -61,6 +61,32 @@ RING_RECORD_MAX_BYTES: Final = RING_BYTES // 8
 PARTITIONS_PER_THREAD_MAX: Final = 4096
 """Partitions of one stream thread: slots of its shared-memory segment."""
 
+# librdkafka's clients of one stream thread
+
+PREFETCH_BYTES: Final = 64 * MIB
+"""Keys and values that librdkafka holds ready for a stream thread, shared by its partitions."""
+
+PREFETCH_PARTITION_BYTES_MIN: Final = 64 * KIB
+"""One partition's share at least, however many there are; a response can go past it by a batch."""
+
+PREFETCH_RECORDS: Final = 100_000
+"""Records held ready, shared likewise: each costs librdkafka half a kilobyte beside its bytes."""
+
+PREFETCH_PARTITION_RECORDS_MIN: Final = 100
+"""One partition's share at least."""
+
+PRODUCE_QUEUE_RECORDS: Final = 100_000
+"""Messages without a delivery report. At the bound intake pauses."""
+
+PRODUCE_QUEUE_BYTES: Final = 64 * MIB
+"""Their keys and values."""
+
+CLIENT_EVENTS_MAX: Final = 1024
+"""Log lines and errors of one client that wait to be logged; further ones are counted and dropped."""
+
+CLIENT_EVENT_TEXT_MAX_BYTES: Final = 4 * KIB
+"""The text of one of them; the rest is cut off."""
+
 # the instance
 
 STREAM_THREADS_MAX: Final = 256
@@ -86,6 +112,8 @@ assert MAX_IN_FLIGHT_DEFAULT <= MAX_IN_FLIGHT_MAX <= MAX_OFFSET_SPAN
 assert BLOCKING_THREADS_DEFAULT <= BLOCKING_THREADS_MAX <= MAX_IN_FLIGHT_MAX
 assert RING_BYTES & (RING_BYTES - 1) == 0, "ring positions become indexes by a mask"
 assert RING_RECORD_MAX_BYTES * 2 <= RING_BYTES, "a record that fits must fit wherever the ring wraps"
+assert PREFETCH_PARTITION_BYTES_MIN * PARTITIONS_PER_THREAD_MAX <= INPUT_BUFFER_MAX_BYTES
+assert PREFETCH_BYTES <= INPUT_BUFFER_MAX_BYTES, "what is held ready must not outweigh what is worked on"
 assert INPUT_BUFFER_BYTES_MIN <= INPUT_BUFFER_MAX_BYTES
 assert MESSAGE_FRAME_MAX_BYTES >= PARTITIONS_PER_THREAD_MAX * (
     METADATA_BUDGET_CHARS + MESSAGE_PARTITION_BYTES

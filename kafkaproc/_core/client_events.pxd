@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-# What a librdkafka client says beside its records (log lines, errors, throttling, statistics): a bounded native list. See client_events.pyx.
+# What a librdkafka client says beside its records (log lines, errors, throttling, statistics): a bounded native list.
+# See client_events.pyx.
 
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t
 
-from kafkaproc._core.rdkafka cimport rd_kafka_conf_t, rd_kafka_message_t
+from kafkaproc._core.rdkafka cimport rd_kafka_conf_t, rd_kafka_message_t, rd_kafka_resp_err_t
 
 cdef struct EventEntry       # private to client_events.pyx
 
@@ -25,6 +26,9 @@ cdef struct ClientContext:
     delivery_t delivery      # NULL for consumers
     void *delivery_opaque
 
-cdef void client_context_install(ClientContext *context, rd_kafka_conf_t *conf, bint producer) noexcept nogil
+cdef void client_context_install(ClientContext *context, rd_kafka_conf_t *conf) noexcept nogil
+cdef void client_context_clear(ClientContext *context) noexcept nogil
+
+cdef void event_list_add_error(EventList *events, rd_kafka_resp_err_t err, const char *text) noexcept nogil
 cdef list event_list_drain(EventList *events)
-cdef void event_list_clear(EventList *events) noexcept nogil
+cdef bytes event_list_take_statistics(EventList *events)

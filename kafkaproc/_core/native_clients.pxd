@@ -7,7 +7,9 @@ from libc.stdint cimport int32_t, int64_t
 
 from kafkaproc._core.client_events cimport ClientContext, delivery_t
 from kafkaproc._core.rdkafka cimport (
+    ERR_NO_ERROR,
     api,
+    rd_kafka_conf_t,
     rd_kafka_message_t,
     rd_kafka_queue_t,
     rd_kafka_t,
@@ -16,18 +18,27 @@ from kafkaproc._core.rdkafka cimport (
 
 cdef class NativeClient:
     cdef rd_kafka_t *rk                  # NULL once closed
-    cdef rd_kafka_queue_t *queue         # delivery reports, logs, errors, statistics: what poll() serves
-    cdef ClientContext context
-    cdef readonly str name               # for messages: the client.id
+    cdef rd_kafka_queue_t *queue         # delivery reports, logs, errors, statistics: what serve() serves
+    cdef ClientContext context           # context.events.count != 0: poll_events() has something for Python
+    cdef readonly str name               # librdkafka's, made from client.id: for messages
+    cdef dict topics                     # name → address of its rd_kafka_topic_t
+    cdef int acquire(self, int client_type, dict conf, dict defaults) except -1
+    cdef int release_queue(self, rd_kafka_queue_t **queue) except -1
+    cdef int release(self) except -1
+    cdef int wake_from(self, rd_kafka_queue_t *queue, int fd) except -1
     # Serves what the queue holds, without waiting and without the GIL: delivery callbacks run, events gather in the context.
     cdef int serve(self) except -1 nogil
+    # Valid until close(). Cached, so that a topic that is chosen record by record costs one dict lookup.
+    cdef rd_kafka_topic_t *topic(self, str name) except NULL
 
-# One partition that was assigned. Not reading it is how backpressure works: librdkafka stops fetching it at its bounds, and no other
-# partition notices.
+# One assigned partition's own queue. Not reading it is how backpressure works: librdkafka stops fetching the partition at its bounds,
+# and no other partition notices.
 cdef class PartitionQueue:
     cdef rd_kafka_queue_t *queue         # NULL once unassigned
+    cdef rd_kafka_t *rk                  # the consumer's, valid as long as `queue` is
     cdef readonly str topic
     cdef readonly int32_t partition
+    cdef const char *topic_name          # the bytes of `topic_bytes`
     cdef bytes topic_bytes
 
     # Up to `capacity` messages, each to be destroyed by the caller; fewer means that the queue was empty a moment ago. A message with
@@ -35,16 +46,30 @@ cdef class PartitionQueue:
     cdef inline Py_ssize_t fetch(self, rd_kafka_message_t **messages, Py_ssize_t capacity) noexcept nogil:
         if self.queue == NULL:
             return 0
-        return api.consume_batch_queue(self.queue, 0, messages, <size_t>capacity)
+        return api.consume_batch_queue(self.queue, 0, messages, <size_t> capacity)
+
+    # The end of the log as of the last fetch response, -1 unknown. No request is made.
+    cdef inline int64_t log_end(self) noexcept nogil:
+        cdef int64_t low = -1
+        cdef int64_t high = -1
+        if self.queue == NULL:
+            return -1
+        if api.get_watermark_offsets(self.rk, self.topic_name, self.partition, &low, &high) != ERR_NO_ERROR:
+            return -1
+        return high if high >= 0 else -1
+
+    cdef object message_object(self, rd_kafka_message_t *message)
 
 cdef class NativeConsumer(NativeClient):
-    cdef int wakeup_fd
+    cdef int wakeup_fd                   # -1: none
     cdef dict queues                     # (topic, partition) → PartitionQueue
+    cdef int await_leaders(self, list starts) except -1
+    cdef int check_starts(self, list starts) except -1
+    cdef PartitionQueue open_queue(self, str topic, int32_t partition)
+    cdef int close_queue(self, PartitionQueue queue) except -1
+    cdef int drop_messages(self, PartitionQueue queue) except -1
 
 cdef class NativeProducer(NativeClient):
-    cdef dict topics                     # name → address of its rd_kafka_topic_t
-    cdef list deliveries                 # what produce() of Python has not handed out yet
+    cdef list reports                    # deliveries that Python's produce() asked for and nobody took yet
     # Before the first message: who is told of each delivery report. Python's produce() is refused from here on.
     cdef int set_delivery(self, delivery_t delivery, void *opaque) except -1
-    # Valid until close(). Cached, so that a topic that is chosen record by record costs one dict lookup.
-    cdef rd_kafka_topic_t *topic(self, str name) except NULL

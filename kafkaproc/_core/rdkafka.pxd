@@ -186,6 +186,7 @@ cdef struct RdKafkaApi:
     int (*version)() noexcept nogil
     const char *(*version_str)() noexcept nogil
     int (*thread_cnt)() noexcept nogil
+    void (*mem_free)(rd_kafka_t *rk, void *memory) noexcept nogil      # NULL, NULL does nothing
     const char *(*err2str)(rd_kafka_resp_err_t err) noexcept nogil
     const char *(*err2name)(rd_kafka_resp_err_t err) noexcept nogil
     rd_kafka_resp_err_t (*last_error)() noexcept nogil
@@ -297,6 +298,7 @@ cdef struct RdKafkaApi:
     void (*mock_push_request_errors_array)(rd_kafka_mock_cluster_t *cluster, int16_t api_key, size_t count,
                                            const rd_kafka_resp_err_t *errors) noexcept nogil
     void (*mock_clear_request_errors)(rd_kafka_mock_cluster_t *cluster, int16_t api_key) noexcept nogil
+    void (*mock_group_initial_rebalance_delay_ms)(rd_kafka_mock_cluster_t *cluster, int32_t delay_ms) noexcept nogil
     rd_kafka_resp_err_t (*mock_broker_set_down)(rd_kafka_mock_cluster_t *cluster, int32_t broker_id) noexcept nogil
     rd_kafka_resp_err_t (*mock_broker_set_up)(rd_kafka_mock_cluster_t *cluster, int32_t broker_id) noexcept nogil
     rd_kafka_resp_err_t (*mock_broker_set_rtt)(rd_kafka_mock_cluster_t *cluster, int32_t broker_id, int rtt_ms) noexcept nogil

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The offset tracker against a simulated log: records, gaps, truncations, commits, crashes and restarts, in any order.
+
+The oracle knows each record by an identity of its own, so that a new record at an old offset is another record. It keeps plain sets, and
+reads commits with a reader of its own, written from the format's description.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from kafkaproc._core.offset_tracker import NoteResult, OffsetTracker, RestoreResult
+
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+TOPIC_ID = bytes(range(1, 17))
+HEADER_RESERVE = 96
+
+
+def number(text: str) -> int:
+    value = 0
+    for character in text:
+        value = value * 64 + ALPHABET.index(character)
+    return value
+
+
+def read_completed(text: str) -> set[int]:
+    """The completed offsets that a commit states, read by the book."""
+    assert text.startswith("kp1")
+    assert number(text[3:9]) == zlib.crc32(text[9:].encode())
+    base, span, count, form = number(text[31:42]), number(text[42:48]), number(text[48:54]), number(text[71])
+    if form == 63:
+        bits = "".join(f"{ALPHABET.index(character):06b}"[::-1] for character in text[72:])
+        incomplete = {base + i for i, bit in enumerate(bits) if bit == "1"}
+    else:
+        bits = "".join(f"{ALPHABET.index(character):06b}" for character in text[72:])
+        incomplete, offset = set(), base
+        for _ in range(count):
+            high, bits = bits.split("0", 1)
+            low, bits = bits[:form], bits[form:]
+            offset += (len(high) << form) + int(low or "0", 2)
+            incomplete.add(offset)
+            offset += 1
+    assert len(incomplete) == count
+    return set(range(base, base + span)) - incomplete
+
+
+def fits(count: int, span: int, body_bits: int) -> bool:
+    """Can any `count` incomplete offsets of a span be written? By trying everything."""
+    return span <= body_bits or any(
+        count * (bits + 1) + ((span - count) >> bits) <= body_bits for bits in range(span.bit_length() + 1)
+    )
+
+
+@dataclass(eq=False)
+class Record:
+    offset: int
+    epoch: int
+    is_done: bool = False
+
+
+@dataclass
+class Commit:
+    offset: int
+    metadata: str
+    epoch: int
+    end: int
+    done: set[Record] = field(default_factory=set)
+
+
+class TrackerMachine(RuleBasedStateMachine):
+    """The world around one tracker: a partition's log, its consumer and its committed offset."""
+
+    @initialize(
+        budget=st.sampled_from([0, 97, 98, 100, 112, 130, 4096]),
+        span=st.sampled_from([1, 7, 64, 300, 5_000, 1_000_000]),
+        start=st.sampled_from([0, 1, 63, 64, 10_000, 2**62]),
+    )
+    def begin(self, budget: int, span: int, start: int) -> None:
+        self.budget, self.span = budget, span
+        self.log: list[Record] = []
+        self.log_end = start
+        self.epoch = 0
+        self.tracker = self.new_tracker()
+        self.tracker.start(start)
+        self.position = start
+        self.in_flight: dict[int, Record] = {}
+        self.commit = Commit(start, "", -1, start)
+        self.restored: Commit | None = None  # whose completed set is in force above the position
+
+    def new_tracker(self) -> OffsetTracker:
+        return OffsetTracker(max_offset_span=self.span, metadata_budget=self.budget)
+
+    # The log
+
+    @rule(
+        gaps=st.lists(
+            st.sampled_from([0] * 12 + [1, 2, 5, 63, 64, 130, 4_000, 30_000]), min_size=1, max_size=40
+        )
+    )
+    def produce(self, gaps: list[int]) -> None:
+        for gap in gaps:
+            self.log.append(Record(self.log_end + gap, self.epoch))
+            self.log_end += gap + 1
+
+    @rule(gap=st.integers(1, 200))
+    def end_with_markers(self, gap: int) -> None:
+        self.log_end += gap
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.log)
+    def compact_away(self, data: st.DataObject) -> None:
+        record = data.draw(st.sampled_from(self.log))
+        if record.offset >= self.position:
+            self.log.remove(record)
+
+    @rule(back=st.integers(1, 60), refill=st.integers(0, 80))
+    @precondition(lambda self: self.log)
+    def truncate_and_refill(self, back: int, refill: int) -> None:
+        """An unclean leader election: the log's tail is gone, and other records come in its place, under a higher epoch."""
+        first = self.log[max(0, len(self.log) - back)].offset
+        self.log = [record for record in self.log if record.offset < first]
+        self.log_end = first
+        self.epoch += 1
+        for _ in range(refill):
+            self.log.append(Record(self.log_end, self.epoch))
+            self.log_end += 1
+        if self.position > first:
+            # A running consumer notices (KIP-320) and seeks to where the logs part.
+            assert not self.tracker.advance(first)
+            self.go_back_to(first)
+
+    # The consumer
+
+    def go_back_to(self, position: int) -> None:
+        self.position = position
+        self.in_flight = {offset: r for offset, r in self.in_flight.items() if offset < position}
+        self.restored = None
+
+    @rule(count=st.integers(1, 60))
+    def poll(self, count: int) -> None:
+        for record in [r for r in self.log if r.offset >= self.position][:count]:
+            expected = self.expected(record)
+            if self.tracker.has_room and record.offset == self.position:
+                assert expected is not NoteResult.FULL
+            assert self.tracker.note(record.offset, record.epoch) is expected
+            self.position = record.offset
+            if expected is NoteResult.FULL:
+                assert not self.tracker.has_room
+                return
+            self.position += 1
+            if expected is NoteResult.TAKE:
+                self.in_flight[record.offset] = record
+
+    def expected(self, record: Record) -> NoteResult:
+        """What must come of this record, the next in the log."""
+        if self.restored and record.epoch > self.restored.epoch:
+            self.restored = None
+            return NoteResult.TAKE
+        if self.restored and record in self.restored.done:
+            assert record.is_done
+            return NoteResult.SKIP
+        if self.restored and record.offset < self.restored.end:
+            return NoteResult.TAKE
+        self.restored = None
+        base = min(self.in_flight, default=record.offset)
+        span = record.offset + 1 - base
+        body_bits = max(0, self.budget - HEADER_RESERVE) * 6
+        if span <= 1 or (span <= self.span and fits(len(self.in_flight) + 1, span, body_bits)):
+            return NoteResult.TAKE
+        return NoteResult.FULL
+
+    @rule()
+    def reach_the_end_of_the_log(self) -> None:
+        if not any(record.offset >= self.position for record in self.log):
+            assert self.tracker.advance(self.log_end)
+            self.position = self.log_end
+
+    @rule(data=st.data(), count=st.integers(1, 30))
+    @precondition(lambda self: self.in_flight)
+    def complete(self, data: st.DataObject, count: int) -> None:
+        offsets = data.draw(st.permutations(sorted(self.in_flight)))[:count]
+        for offset in offsets:
+            self.tracker.complete(offset)
+            self.in_flight.pop(offset).is_done = True
+            with pytest.raises(AssertionError):
+                self.tracker.complete(offset)
+
+    @rule(back=st.integers(1, 100))
+    def seek_back(self, back: int) -> None:
+        earlier = [record for record in self.log if record.offset < self.position][-back:]
+        if earlier:
+            record = earlier[0]
+            assert self.tracker.note(record.offset, record.epoch) is NoteResult.BACKWARDS
+            self.go_back_to(record.offset)
+            self.in_flight[record.offset] = record
+            self.position += 1
+
+    # Commits and crashes
+
+    @rule()
+    def commit_pair(self) -> None:
+        metadata = self.tracker.encode(TOPIC_ID, 7)
+        assert metadata is not None
+        base = self.tracker.committable_offset
+        done = {record for record in self.log if record.offset >= base and self.known_done(record)}
+        end = self.restored.end if self.restored else self.position
+        self.commit = Commit(base, metadata, self.tracker.leader_epoch, end, done)
+
+    def known_done(self, record: Record) -> bool:
+        """Done, as far as this tracker can know: completed under it, or restored into it."""
+        if record.offset < self.position:
+            return record.offset not in self.in_flight
+        return self.restored is not None and record in self.restored.done
+
+    @rule()
+    def crash_and_restart(self) -> None:
+        self.tracker = self.new_tracker()
+        result, stream_time_ms = self.tracker.restore(self.commit.offset, self.commit.metadata, TOPIC_ID)
+        if self.commit.metadata:
+            assert (result, stream_time_ms) == (RestoreResult.SET, 7)
+        else:
+            assert (result, stream_time_ms) == (RestoreResult.EMPTY, -1)
+        self.position = self.commit.offset
+        self.in_flight = {}
+        self.restored = self.commit if self.commit.done else None
+
+    # What holds at all times
+
+    @invariant()
+    def nothing_is_passed(self) -> None:
+        base = min(self.in_flight, default=self.position)
+        assert self.tracker.committable_offset == base
+        assert self.tracker.position == self.position
+        assert self.tracker.incomplete_count == len(self.in_flight)
+
+    @invariant()
+    def what_is_written_is_what_is_known(self) -> None:
+        metadata = self.tracker.encode(TOPIC_ID, 7)
+        assert metadata is not None and len(metadata) <= self.budget
+        base = self.tracker.committable_offset
+        if not metadata:
+            assert self.budget < HEADER_RESERVE and self.tracker.completed_ahead == 0
+            return
+        stated = read_completed(metadata)
+        assert len(stated) == self.tracker.completed_ahead
+        for record in self.log:
+            if self.restored and record.epoch > self.restored.epoch:
+                continue  # a new record where the set speaks of an old one; its epoch gives it away once it is polled
+            if record.offset >= base:
+                assert (record.offset in stated) == self.known_done(record)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "log"):
+            return
+        for _ in range(10 * len(self.log) + 10):
+            if all(record.is_done for record in self.log) and not self.in_flight:
+                break
+            self.poll(1_000)
+            if self.in_flight:
+                offset = max(self.in_flight)
+                self.tracker.complete(offset)
+                self.in_flight.pop(offset).is_done = True
+        assert not self.in_flight, "the partition stopped for good"
+        lost = [record.offset for record in self.log if not record.is_done]
+        assert not lost, f"lost: {lost}"
+
+
+def test_i2_commit_never_passes_an_incomplete_offset_whatever_happens() -> None:
+    run_state_machine_as_test(
+        TrackerMachine, settings=settings(max_examples=150, stateful_step_count=40, deadline=None)
+    )
