@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from confluent_kafka import KafkaError, Message, Producer
 
 _PACE_S = 0.01
+_CONNECT_TIMEOUT_S = 30.0
 _FLUSH_TIMEOUT_S = 120.0
 
 
@@ -60,6 +61,9 @@ class SequenceLoad:
                 **(producer_conf or {}),
             }
         )
+
+        # An idempotent producer that is not connected at its first record waits 0.5 to 1 s for its id.
+        self._producer.list_topics(topic, _CONNECT_TIMEOUT_S)
 
     @property
     def expected(self) -> Mapping[bytes, int]:

@@ -49,23 +49,25 @@ class TopicReader:
 
     @property
     def at_end(self) -> bool:
-        """Whether the last batch ended where each partition ended then."""
+        """Whether each partition was read to an end that it had then; more may have been written since."""
         return len(self._at_end) == len(self._partitions)
 
     def read(self, timeout_s: float = 0.2) -> list[Record]:
         """The next records, at most some thousands; empty where none came within `timeout_s`."""
-        records = []
+        return [_record(message) for message in self.read_messages(timeout_s)]
+
+    def read_messages(self, timeout_s: float = 0.2) -> list[Message]:
+        """As `read`, but the client's own objects: several times faster where only their number matters."""
+        messages = []
         for message in self._consumer.consume(_BATCH_COUNT, timeout_s):
             error = message.error()
             if error is None:
-                record = _record(message)
-                self._at_end.discard(record.partition)
-                records.append(record)
+                messages.append(message)
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._at_end.add(cast(int, message.partition()))
             elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:
                 raise KafkaException(error)
-        return records
+        return messages
 
     def read_until(self, done: Callable[[list[Record]], bool], timeout_s: float) -> bool:
         """Hands each batch to `done` until it says so; False where `timeout_s` passed before."""
@@ -89,14 +91,16 @@ def read_topic(
     bootstrap_servers: str, topic: str, *, isolation: Isolation = "read_committed", timeout_s: float = 60.0
 ) -> list[Record]:
     """All records of `topic` up to the end that each partition has when it is reached."""
-    return [record for batch in _batches(bootstrap_servers, topic, isolation, timeout_s) for record in batch]
+    with TopicReader(bootstrap_servers, topic, isolation) as reader:
+        return [_record(message) for message in _to_the_end(reader, topic, timeout_s)]
 
 
 def count_records(
     bootstrap_servers: str, topic: str, *, isolation: Isolation = "read_committed", timeout_s: float = 60.0
 ) -> int:
     """The number of records that a reader of `topic` sees; fewer than its offsets where gaps are."""
-    return sum(len(batch) for batch in _batches(bootstrap_servers, topic, isolation, timeout_s))
+    with TopicReader(bootstrap_servers, topic, isolation) as reader:
+        return sum(1 for _ in _to_the_end(reader, topic, timeout_s))
 
 
 def end_offsets(
@@ -127,15 +131,12 @@ def committed_offsets(bootstrap_servers: str, group: str, topic: str) -> Mapping
         consumer.close()
 
 
-def _batches(
-    bootstrap_servers: str, topic: str, isolation: Isolation, timeout_s: float
-) -> Iterator[list[Record]]:
+def _to_the_end(reader: TopicReader, topic: str, timeout_s: float) -> Iterator[Message]:
     deadline = time.monotonic() + timeout_s
-    with TopicReader(bootstrap_servers, topic, isolation) as reader:
-        while not reader.at_end:
-            if time.monotonic() >= deadline:
-                raise TimeoutError(f"the end of topic {topic} was not reached within {timeout_s:g} s")
-            yield reader.read()
+    while not reader.at_end:
+        if time.monotonic() >= deadline:
+            raise TimeoutError(f"the end of topic {topic} was not reached within {timeout_s:g} s")
+        yield from reader.read_messages()
 
 
 def _record(message: Message) -> Record:

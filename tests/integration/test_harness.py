@@ -98,8 +98,8 @@ def test_both_group_protocols_assign_by_range_at_once_and_keep_commit_metadata(
     servers = kafka_cluster.bootstrap_servers
     left, right = kafka_topic(partitions=3), kafka_topic(partitions=3)
     assignor = {"classic": "partition.assignment.strategy", "consumer": "group.remote.assignor"}[protocol]
-    conf = {"bootstrap.servers": servers, "group.id": f"{left}-group", "group.protocol": protocol, assignor: "range"}
-    members = [Consumer(conf), Consumer(conf)]
+    conf = {"bootstrap.servers": servers, "group.id": f"{left}-group", "group.protocol": protocol}
+    members = [Consumer({**conf, assignor: "range"}) for _ in range(2)]
     for member in members:
         member.subscribe([left, right])
 
@@ -162,7 +162,8 @@ def test_nodes_die_with_the_process_that_started_them() -> None:
 
 
 def test_a_node_that_cannot_start_says_why() -> None:
-    with pytest.raises(KafkaHarnessError, match=r"could not format node 1:(.|\n)*broker\.session\.timeout\.ms"):
+    reason = r"could not format node 1:(.|\n)*soon for configuration broker\.session\.timeout\.ms"
+    with pytest.raises(KafkaHarnessError, match=reason):
         KafkaCluster(properties={"broker.session.timeout.ms": "soon"}).start()
 
 
@@ -180,7 +181,7 @@ def test_missing_java_and_maven_and_a_bad_version_are_named_with_the_mend(
     with pytest.raises(KafkaHarnessError, match=r"no java on PATH.*[Ii]nstall"):
         _jars.fetch_kafka()
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    with pytest.raises(KafkaHarnessError, match="JAVA_HOME is .* holds no bin/java"):
+    with pytest.raises(KafkaHarnessError, match=r"JAVA_HOME is .* holds no bin/java"):
         _jars.fetch_kafka()
     with pytest.raises(KafkaHarnessError, match=r"no mvn on PATH.*[Ii]nstall"):
         _java.find_maven()
