@@ -329,6 +329,11 @@ cdef class PartitionQueue:
     def closed(self) -> bool:
         return self.queue == NULL
 
+    @property
+    def ready(self) -> int:
+        """Messages that were fetched and not read yet."""
+        return api.queue_length(self.queue) if self.queue != NULL else 0
+
     def read(self, limit: int = READ_BATCH) -> list:
         """Up to `limit` messages as Python objects, without waiting. The stream loop uses fetch()."""
         cdef rd_kafka_message_t *messages[READ_BATCH]
@@ -397,9 +402,9 @@ cdef class NativeConsumer(NativeClient):
     def assign_many(self, starts: list) -> list:
         """Starts fetching each (topic, partition, offset, leader epoch or -1), in the order given: its PartitionQueue.
 
-        An offset is absolute, or -2 for the earliest, -1 for the end. With a leader epoch, a log that was cut below the offset since
-        is reported on the queue (LOG_TRUNCATION) instead of being read past the cut. An offset that does not exist is a matter of
-        `auto.offset.reset`, and of nothing else. Raises BrokerError where the client cannot go on.
+        An offset is absolute, or -2 for the earliest, -1 for the end. One that the log does not have is a matter of
+        `auto.offset.reset`. The leader epoch is that of the record before the offset: librdkafka checks it against the log when the
+        partition gets another leader (KIP-320), not at the start. Raises BrokerError where the client cannot go on.
         """
         cdef rd_kafka_topic_partition_list_t *partitions
         cdef rd_kafka_error_t *error

@@ -14,7 +14,7 @@ A symbol that is missing is an ImportError that names it, the confluent-kafka ve
 older than MINIMUM_VERSION is refused even when all symbols are there.
 """
 
-from posix.dlfcn cimport RTLD_NOW, dlerror, dlopen, dlsym
+from posix.dlfcn cimport RTLD_NOW, dlopen, dlsym
 
 cdef extern from "<dlfcn.h>" nogil:
     const int RTLD_NOLOAD
@@ -38,11 +38,10 @@ cdef void *open_library() except NULL:
 
     cdef str path = confluent_kafka.cimpl.__file__
     cdef void *library = dlopen(path.encode(), RTLD_NOW | RTLD_NOLOAD)
-    if library == NULL:
+    if library == NULL:                  # with RTLD_NOLOAD, dlerror need not say why
         raise ImportError(
-            f"kafkaproc cannot reach the librdkafka inside confluent-kafka {found_version()}: "
-            f"{path} is not loaded as a shared library ({(<bytes> dlerror()).decode()}). "
-            f"Install {WORKING_VERSIONS}."
+            f"kafkaproc cannot reach the librdkafka inside confluent-kafka {found_version()}: {path} is not loaded as a shared "
+            f"library. Install {WORKING_VERSIONS}."
         )
     return library
 
