@@ -92,7 +92,7 @@ class JsonFormatter(logging.Formatter):
         if tracebacks := _tracebacks(self, record):
             line["exception"] = "\n".join(tracebacks)
         # The standard library's encoder: no extra, key or lone surrogate may cost the log line.
-        return json.dumps(line, default=str)
+        return json.dumps(line, default=repr)
 
 
 def _extras(record: logging.LogRecord) -> dict[str, Any]:
