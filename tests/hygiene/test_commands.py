@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import re
+import resource
 import stat
 import subprocess
 import sys
-import time
 
 from hygiene_sources import ROOT
 
@@ -28,9 +28,11 @@ def test_the_readmes_first_screen_has_the_two_commands() -> None:
 def test_every_make_target_that_the_documents_name_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for document in ("README.md", "CONTRIBUTING.md"):
-        for target in re.findall(r"\bmake ([a-z]+)\b`?", (ROOT / document).read_text()):
-            if f"\n{target}:" not in makefile:
-                raise AssertionError(f"{document} names `make {target}`")
+        text = (ROOT / document).read_text()
+        targets = re.findall(r"^make ([a-z]+)|`make ([a-z]+)`", text, re.MULTILINE)
+        assert targets
+        for target in (line_start or in_prose for line_start, in_prose in targets):
+            assert f"\n{target}:" in makefile, f"{document} names `make {target}`"
 
 
 def test_shell_scripts_are_valid_and_executable() -> None:
@@ -39,11 +41,12 @@ def test_shell_scripts_are_valid_and_executable() -> None:
         assert script.stat().st_mode & stat.S_IXUSR, script
 
 
-def test_help_appears_within_a_fifth_of_a_second() -> None:
-    # The best of five: what the program costs, not what else the machine does.
-    taken = []
+def test_help_costs_at_most_a_fifth_of_a_second() -> None:
+    # Processor time, and the least of five: what the program costs, not what else the machine does.
+    costs = []
     for _ in range(5):
-        started = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-m", "kafkaproc", "--help"], check=True, stdout=subprocess.DEVNULL)
-        taken.append(time.perf_counter() - started)
-    assert min(taken) <= 0.2
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        costs.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    assert min(costs) <= 0.2
