@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""App: what a user's file makes one of. It names the application, holds its settings and resources, and
-begins its streams.
+"""App: what a user's file makes one of: the application's name, settings, resources and streams.
 
 Nothing here connects to anything. `kafkaproc start app.py` imports the file, in the supervisor and in each
 stream-thread process, and runs what `App.build()` gives; so the file must build the same topology each time
@@ -37,10 +36,9 @@ class App:
     """A stream processing application.
 
     application_id: the consumer group, and the prefix of all internal topics; the same on every instance.
-    default_key_serde, default_value_serde: used wherever a stream's own serde is not known; bytes where not
-    given. settings: any setting of `kafkaproc config`, as keyword arguments. They rank below the TOML file,
-    the environment and the
-        command line, and are checked when the application starts.
+    default_key_serde, default_value_serde: used wherever a stream's own is not known; bytes where not given.
+    settings: any setting of `kafkaproc config`, as keyword arguments. They rank below the TOML file, the
+        environment and the command line, and are checked when the application starts.
 
     Raises TopologyError for an application id that cannot be part of a topic's name.
     """
@@ -121,10 +119,10 @@ class App:
     ) -> Stream[Any, Any]:
         """A stream of the records of one topic, of several, or of all whose whole name matches a pattern.
 
-        topic, pattern: one of the two; `pattern` is a regular expression of Python's `re`, flags inline. key,
-        value: serdes; the app's default serdes where not given. timestamp: a plain function `(value)` or
-        `(value, ctx)` to the record's time in milliseconds; the record's own where
-            not given. Records with a negative time are dropped.
+        topic, pattern: one of the two; `pattern` is a regular expression of Python's `re`, flags inline.
+        key, value: serdes; the app's default serdes where not given.
+        timestamp: a plain function `(value)` or `(value, ctx)` to the record's time in milliseconds; the
+            record's own where not given. Records with a negative time are dropped.
         offset_reset: `"earliest"`, `"latest"` or `"none"`, for partitions without a committed offset; the
             `auto_offset_reset` setting where not given.
         name: name of the source node.
@@ -173,9 +171,8 @@ class App:
                     yield session
 
         function: a generator function, plain or async, that yields the resource once and closes it after; or
-        anything that
-            makes a context manager of either kind when called without arguments. An async one serves `async
-            def` functions.
+            what makes a context manager of either kind when called without arguments. An async one serves
+            `async def` functions.
 
         Raises TopologyError for other functions.
         """
@@ -189,9 +186,7 @@ class App:
         return tuple(self._resources)
 
     def build(self) -> Topology:
-        """The topology of all streams so far. Raises TopologyError where it has no source or holds an
-        unfinished split.
-        """
+        """The topology of all streams so far. Raises TopologyError without a source, or for an open split."""
         return self._builder.build()
 
 

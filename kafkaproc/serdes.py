@@ -45,8 +45,7 @@ __all__ = [
 
 
 class Serde(Generic[T]):
-    """A named pair of functions. Equal serdes write equal bytes, so a topic may be read twice with equal ones
-    only.
+    """A named pair of functions. Serdes of one kind and type are equal.
 
     `identity` is True where (de)serialising hands the very bytes on; native code then skips both calls.
     """
@@ -154,9 +153,7 @@ int64: Serde[int] = _fixed_width("int64", "q")
 """8 bytes, big-endian: `Serdes.Long()`."""
 
 float32: Serde[float] = _fixed_width("float32", "f")
-"""4 bytes, IEEE 754, big-endian: `Serdes.Float()`. Values are rounded to single precision; too large ones are
-refused.
-"""
+"""4 bytes, IEEE 754, big-endian: `Serdes.Float()`. Rounds to single precision; refuses what is too large."""
 
 float64: Serde[float] = _fixed_width("float64", "d")
 """8 bytes, IEEE 754, big-endian: `Serdes.Double()`."""
@@ -182,8 +179,7 @@ def json(type: type[T]) -> Serde[T]: ...
 @overload
 def json(type: Any) -> Serde[Any]: ...
 def json(type: Any = None) -> Serde[Any]:
-    """JSON. Without a type through orjson: dicts, lists, strings, numbers. With one through msgspec, checked
-    on the way in.
+    """JSON: untyped through orjson; with a type through msgspec, checked on the way in.
 
     `type` is anything that msgspec decodes to: a `msgspec.Struct`, dataclass, `TypedDict`, attrs class,
     `list[...]`, a union. On the way out any value that JSON can hold is written, of that type or not. Raises
@@ -222,8 +218,7 @@ def custom(
     *,
     name: str = "custom",
 ) -> Serde[T]:
-    """A serde of your own two functions. Neither ever sees None; either may raise whatever says best what is
-    wrong.
+    """A serde of your own two functions. Neither ever sees None; either may raise what says what is wrong.
 
     Async stages may call them from several threads at once. Raises TopologyError where one is not callable.
     """

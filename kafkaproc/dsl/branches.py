@@ -19,8 +19,7 @@ V = TypeVar("V")
 
 
 class BranchedStream(Generic[K, V]):
-    """A split that is being written; ended by `default_branch()` or `no_default_branch()`, which give the
-    branches.
+    """A split in the making, ended by `default_branch()` or `no_default_branch()`, which give the branches.
 
     Kafka Streams: `BranchedKStream`.
     """
@@ -49,8 +48,9 @@ class BranchedStream(Generic[K, V]):
         `predicate(value, ctx)` is true.
 
         name: key of the branch in the result, and end of its node's name; its number, from "1", where not
-        given. Raises TopologyError for a name used twice and for unusable predicates. Kafka Streams:
-        `branch`.
+            given.
+
+        Raises TopologyError for a name used twice and for unusable predicates. Kafka Streams: `branch`.
         """
         self._check_open()
         self._predicates.append(inspect_function(predicate, operator="branch", parameters=OF_VALUE))
@@ -58,8 +58,7 @@ class BranchedStream(Generic[K, V]):
         return self
 
     def default_branch(self, *, name: str | None = None) -> Mapping[str, Stream[K, V]]:
-        """Ends the split with a branch for the records that no other took; gives the branches by name, in
-        order.
+        """Ends the split with a branch for all other records; gives the branches by name, in order.
 
         name: as for `branch`; "0" where not given. Kafka Streams: `defaultBranch`.
         """
@@ -102,8 +101,8 @@ class BranchedStream(Generic[K, V]):
         modes = {predicate.mode for predicate in self._predicates} - {Mode.SYNC}
         if len(modes) > 1:
             raise TopologyError(
-                f"split {self._node.name}: some predicates are async and some blocking, but all predicates of a "
-                "record are one event; use one kind"
+                f"split {self._node.name}: some predicates are async and some blocking, but all predicates "
+                "of a record are one event; use one kind"
             )
         mode = modes.pop() if modes else Mode.SYNC
         self._node.mode = mode
@@ -121,6 +120,6 @@ class BranchedStream(Generic[K, V]):
     def _check_ended(self) -> None:
         if not self._ended:
             raise TopologyError(
-                f"split {self._node.name} was never ended: call default_branch() or no_default_branch() after its "
-                "branches"
+                f"split {self._node.name} was never ended: call default_branch() or no_default_branch() "
+                "after its branches"
             )

@@ -60,8 +60,8 @@ _TAKES_MANY: Final = frozenset({Operation.FLAT_MAP, Operation.FLAT_MAP_VALUES})
 class Stream(Generic[K, V]):
     """A stream of records with keys of type K and values of type V; made by `App.stream` and by operators.
 
-    All operators raise TopologyError for functions and options that they cannot use. Kafka Streams:
-    `KStream`.
+    All operators raise TopologyError for functions and options that they cannot use.
+    Kafka Streams: `KStream`.
     """
 
     __slots__ = ("_builder", "_key_changed", "_key_serde", "_node", "_value_changed", "_value_serde")
@@ -146,8 +146,8 @@ class Stream(Generic[K, V]):
         value: Serde[Any] | None = None,
         **stage: Unpack[ValueStageArguments],
     ) -> Stream[K, Any]:
-        """Puts, for each value, all values of the iterable that `function(value)` or `function(value, ctx)`
-        returns (a plain generator function will do) in its place; none drops the record. The key stays.
+        """Puts in each value's place all of the iterable that `function(value)` or `function(value, ctx)`
+        returns; an empty one drops the record. The key stays. A plain generator function will do.
 
         name: name of the node. value: serde of the new values. Kafka Streams: `flatMapValues`.
         """
@@ -182,8 +182,7 @@ class Stream(Generic[K, V]):
         value: Serde[Any] | None = None,
         **stage: Unpack[StageArguments],
     ) -> Stream[Any, Any]:
-        """Replaces key and value by the pair that `function(key, value)` or `function(key, value, ctx)`
-        returns.
+        """Replaces key and value by the pair that `function(key, value)` or `(key, value, ctx)` returns.
 
         Records do not move to another partition before they are written. An async `map` keeps order by the
         key that it is given, the operators below by the one that it returns.
@@ -221,8 +220,8 @@ class Stream(Generic[K, V]):
         value: Serde[Any] | None = None,
         **stage: Unpack[StageArguments],
     ) -> Stream[Any, Any]:
-        """Puts, for each record, all pairs of the iterable that `function(key, value)` or `function(key,
-        value, ctx)` returns (a plain generator function will do) in its place; none drops the record.
+        """Puts in each record's place all pairs of the iterable that `function(key, value)` or
+        `(key, value, ctx)` returns; an empty one drops the record. A plain generator function will do.
 
         name: name of the node. key, value: serdes of the new keys and values. Kafka Streams: `flatMap`.
         """
@@ -254,8 +253,7 @@ class Stream(Generic[K, V]):
         key: Serde[Any] | None = None,
         **stage: Unpack[StageArguments],
     ) -> Stream[Any, V]:
-        """Replaces each key by what `function(key, value)` or `function(key, value, ctx)` returns; the value
-        stays.
+        """Replaces each key by what `function(key, value)` or `(key, value, ctx)` returns; the value stays.
 
         name: name of the node. key: serde of the new keys. Kafka Streams: `selectKey`.
         """
@@ -273,51 +271,56 @@ class Stream(Generic[K, V]):
     def filter(
         self, predicate: Predicate[V], *, name: str | None = None, **stage: Unpack[ValueStageArguments]
     ) -> Stream[K, V]:
-        """Keeps the records for which `predicate(value)` or `predicate(value, ctx)` is true. Kafka Streams:
-        `filter`.
+        """Keeps the records for which `predicate(value)` or `predicate(value, ctx)` is true.
+
+        Kafka Streams: `filter`.
         """
         return self._pass_on(Operation.FILTER, predicate, name, stage)
 
     def filter_not(
         self, predicate: Predicate[V], *, name: str | None = None, **stage: Unpack[ValueStageArguments]
     ) -> Stream[K, V]:
-        """Drops the records for which `predicate(value)` or `predicate(value, ctx)` is true. Kafka Streams:
-        `filterNot`.
+        """Drops the records for which `predicate(value)` or `predicate(value, ctx)` is true.
+
+        Kafka Streams: `filterNot`.
         """
         return self._pass_on(Operation.FILTER_NOT, predicate, name, stage)
 
     def peek(
         self, action: Action[V], *, name: str | None = None, **stage: Unpack[ValueStageArguments]
     ) -> Stream[K, V]:
-        """Calls `action(value)` or `action(value, ctx)` for each record, then passes the record on as it was;
-        what the action returns is ignored. Kafka Streams: `peek`.
+        """Calls `action(value)` or `action(value, ctx)` for each record, then passes it on as it was.
+
+        What the action returns is ignored. Kafka Streams: `peek`.
         """
         return self._pass_on(Operation.PEEK, action, name, stage)
 
     def foreach(
         self, action: Action[V], *, name: str | None = None, **stage: Unpack[ValueStageArguments]
     ) -> None:
-        """Calls `action(value)` or `action(value, ctx)` for each record, which ends there. Kafka Streams:
-        `foreach`.
+        """Calls `action(value)` or `action(value, ctx)` for each record, which ends there.
+
+        Kafka Streams: `foreach`.
         """
         self._pass_on(Operation.FOREACH, action, name, stage)
 
     def split(self, *, name: str | None = None, **stage: Unpack[ValueStageArguments]) -> BranchedStream[K, V]:
         """Sends each record down one of several branches:
 
-            branches = orders.split().branch(is_large, name="large").branch(is_paid,
-            name="paid").default_branch() branches["large"].to("large-orders")
+            branches = orders.split().branch(is_large, name="large").default_branch(name="small")
+            branches["large"].to("large-orders")
 
-        name: name of the node, which the names of the branches' nodes begin with. Options of an async stage
-        belong here, not to the branches: all predicates of a record are one event. Kafka Streams: `split`.
+        The first branch whose predicate is true has it. Options of an async stage belong here and not to the
+        branches, since all predicates of a record are one event.
+
+        name: name of the node, and beginning of its branches' names. Kafka Streams: `split`.
         """
         from kafkaproc.dsl.branches import BranchedStream
 
         return BranchedStream(self, name, stage)
 
     def merge(self, *others: Stream[K, V], name: str | None = None) -> Stream[K, V]:
-        """One stream of the records of this one and of `others`. Records keep their order within each, not
-        across them.
+        """One stream of the records of this one and of `others`; in order within each, not across them.
 
         Serdes hold on where all streams have the same. Kafka Streams: `merge`.
         """
@@ -403,9 +406,9 @@ class Stream(Generic[K, V]):
 
         topic: its name, or a function `(key, value)` or `(key, value, ctx)` that names it for each record.
         key, value: serdes; else the stream's own, as long as nothing changed the key or value, else the app's
-        defaults. partitioner: `(topic, key, value, partition_count)` to a partition number, or None for the
-        default: murmur2 of the
-            key's bytes as in Java's clients, any partition where the key is null.
+            defaults.
+        partitioner: `(topic, key, value, partition_count)` to a partition number, or None for the default:
+            murmur2 of the key's bytes as in Java's clients, any partition where the key is null.
         name: name of the node.
 
         Kafka Streams: `to`.
@@ -555,7 +558,7 @@ class Stream(Generic[K, V]):
             return self._key_serde
         if self._key_serde is not None:
             raise TopologyError(
-                f"{operator}: key={key.name} contradicts the stream's key serde, {self._key_serde.name}; the key does "
-                "not change here"
+                f"{operator}: key={key.name} contradicts the stream's key serde, {self._key_serde.name}; "
+                "the key does not change here"
             )
         return key

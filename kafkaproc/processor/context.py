@@ -29,9 +29,7 @@ class TaskContext(Protocol):
 
 
 class Context(TaskContext, Protocol):
-    """The record at hand. All properties speak of the source record, also after operators changed key or
-    value.
-    """
+    """The record at hand: where it was read, and key, time and headers as operators above left them."""
 
     @property
     def topic(self) -> str:
@@ -59,9 +57,7 @@ class Context(TaskContext, Protocol):
 
     @property
     def record_id(self) -> str:
-        """The same for every attempt at this record at this node, and no other's: an idempotency key for
-        other systems.
-        """
+        """An idempotency key for other systems: the same for each attempt at this record at this node."""
 
     @property
     def attempt(self) -> int:

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Users' functions: where each runs, and with which arguments it is called. Found out once, when the topology
-is built.
+"""Users' functions: where each runs and with which arguments, found out once, as the topology is written.
 
 A plain function runs on the stream thread. `async def`, or `blocking(function)`, makes its node an async
 stage. A function says by its number of positional parameters whether it wants the context:
@@ -76,8 +75,7 @@ class Blocking(Generic[P, R]):
 
 
 def blocking(function: Callable[P, R], /) -> Blocking[P, R]:
-    """Marks a plain function that waits (a database driver, `requests`, a model call) to run in the blocking
-    pool.
+    """Marks a plain function that waits (a database driver, `requests`) to run in the blocking pool.
 
     Its node becomes an async stage: records of other keys go on meanwhile, those of the same key wait their
     turn. Works as a decorator too, also on the `process` method of a Processor. The pool's size is
@@ -105,8 +103,7 @@ def inspect_function(
     sync_only: bool = False,
     many: bool = False,
 ) -> UserFunction:
-    """How to call `function` for `operator`, with `parameters` and, if `context`, one more where it takes the
-    context.
+    """How to call `function`: with `parameters` and, if `context` says so and it takes one, the context.
 
     `many` says that the operator takes an iterable of results, so a generator function is welcome. Raises
     TopologyError where the function cannot be what the operator needs.
@@ -137,8 +134,8 @@ def inspect_function(
     if sync_only and mode is not Mode.SYNC:
         kind = "async" if mode is Mode.ASYNC else "blocking"
         raise TopologyError(
-            f"{operator}: {label(function)} is {kind}, but runs on the stream thread for each record and must be a "
-            "plain function; compute what it needs in an async stage above"
+            f"{operator}: {label(function)} is {kind}, but runs on the stream thread for each record and "
+            "must be a plain function; compute what it needs in an async stage above"
         )
     count = _argument_count(function, operator, parameters, context)
     return UserFunction(function, count, mode)
@@ -147,8 +144,7 @@ def inspect_function(
 def inspect_processor(
     supplier: object, *, operator: str, parameters: tuple[str, ...]
 ) -> UserProcessor | None:
-    """How to make and call a Processor of `supplier`, a class or a `functools.partial` of one; None where it
-    is neither.
+    """How to make and call Processors if `supplier` is a class or `functools.partial` of one; else None.
 
     Raises TopologyError for a class that cannot be used, and for an instance.
     """
@@ -156,8 +152,8 @@ def inspect_processor(
 
     if isinstance(supplier, Processor):
         raise TopologyError(
-            f"{operator}: each task needs its own {type(supplier).__name__}; give the class, or functools.partial "
-            "of it, instead of an instance"
+            f"{operator}: each task needs its own {type(supplier).__name__}; give the class, or "
+            "functools.partial of it, instead of an instance"
         )
     cls = supplier.func if isinstance(supplier, functools.partial) else supplier
     if not (isinstance(cls, type) and issubclass(cls, Processor)):
@@ -175,8 +171,8 @@ def inspect_processor(
     for hook in ("open", "close"):
         if _is_coroutine_function(getattr(cls, hook)):
             raise TopologyError(
-                f"{operator}: {cls.__name__}.{hook} must be a plain method; what needs an event loop to be opened "
-                "or closed belongs into an @app.resource"
+                f"{operator}: {cls.__name__}.{hook} must be a plain method; what needs an event loop to be "
+                "opened or closed belongs into an @app.resource"
             )
     process = inspect.getattr_static(cls, "process")
     bound = functools.partial(process.function if isinstance(process, Blocking) else process, None)
@@ -223,8 +219,7 @@ def _implementation(function: object) -> tuple[object, Mode]:
 def _is_coroutine_function(function: object) -> bool:
     import inspect
 
-    # Compiled (Cython) coroutines and mocks carry asyncio's mark instead of a code flag.
-    return inspect.iscoroutinefunction(function) or bool(getattr(function, "_is_coroutine", False))
+    return inspect.iscoroutinefunction(function)
 
 
 def _argument_count(
@@ -264,9 +259,7 @@ def _argument_count(
 
 
 def _refuse_key_and_value(function: object, operator: str, first: str, second: str) -> None:
-    """Kafka Streams hands key and value to most lambdas; taken over unchanged, they would get value and
-    context here.
-    """
+    """Kafka Streams hands such lambdas key and value; taken over unchanged they would compute nonsense."""
     if first in _KEY_NAMES or second in _VALUE_NAMES:
         raise TopologyError(
             f"{operator}: {label(function)} takes ({first}, {second}), but is called as (value) or (value, "

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resources: HTTP sessions, database pools, models: one per worker, opened on first use, closed with the
-worker.
+"""Resources: HTTP sessions, database pools; one per worker, opened on first use, closed with the worker.
 
 `@app.resource` makes a `Resource` of a function; `ctx.resource(handle)` gives what it yielded. A resource of
 `async` kind can be used by `async def` functions only, since it lives on their event loop.

@@ -18,14 +18,15 @@ NULL_KEY_CHOICES: Final[tuple[NullKey, ...]] = get_args(NullKey)
 class StageArguments(TypedDict, total=False):
     """The keyword arguments that any operator takes when its function is `async def` or `kp.blocking`.
 
-    max_in_flight: how many of its events run at once, per stream thread; the `max_in_flight` setting where
-    not given. timeout: how long one call may take, in milliseconds or as text (`"2s"`); unlimited where not
-    given. null_key: `"unordered"` (records without a key run as they come) or `"partition"` (in the order of
-    their partition).
+    max_in_flight: how many of its events run at once, per stream thread; the setting `max_in_flight` where
+        not given.
+    timeout: how long one call may take, in milliseconds or as text (`"2s"`); unlimited where not given.
+    null_key: `"unordered"`, the default: records without a key run as they come; `"partition"`: one by one,
+        in the order of their partition.
     """
 
-    max_in_flight: int
-    timeout: int | str
+    max_in_flight: int | None
+    timeout: int | str | None
     null_key: NullKey
 
 
@@ -33,17 +34,14 @@ class ValueStageArguments(StageArguments, total=False):
     """Those of operators that leave the key alone.
 
     key: serde of the key, where an operator above changed it and was not told. Order is kept by the key's
-    bytes, so the
-        stage has to know them.
+        bytes, so the stage has to know them.
     """
 
     key: Serde[Any]
 
 
 class StageOptions(NamedTuple):
-    """A stage's options, checked. None means: as the settings say, or no limit. `key_serde` is None where the
-    key is still the source record's, whose bytes are at hand.
-    """
+    """A stage's options, checked. None: as the setting says; no limit; the source's own key bytes."""
 
     max_in_flight: int | None
     timeout_ms: int | None
@@ -54,17 +52,15 @@ class StageOptions(NamedTuple):
 def stage_options(
     operator: str, mode: Mode, arguments: StageArguments, key_serde: Serde[Any] | None
 ) -> StageOptions | None:
-    """The options of a stage of `mode`, None for a sync node. Raises TopologyError for options that it cannot
-    have.
-    """
+    """The options of a stage of `mode`, None for a sync node. Raises TopologyError for others than it has."""
     known = ValueStageArguments.__annotations__
     if unknown := [name for name in arguments if name not in known]:
         raise TopologyError(f"{operator} has no argument {unknown[0]!r}.{did_you_mean(unknown[0], known)}")
     if mode is Mode.SYNC:
-        if arguments:
+        if given := [name for name, value in arguments.items() if value is not None]:
             raise TopologyError(
-                f"{operator}: {', '.join(arguments)} can only be given for an async stage, and this function is "
-                "plain; make it `async def`, or wrap it in kp.blocking(...)"
+                f"{operator}: {', '.join(given)} can only be given for an async stage, and this function "
+                "is plain; make it `async def`, or wrap it in kp.blocking(...)"
             )
         return None
     return StageOptions(

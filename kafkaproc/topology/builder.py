@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Collects nodes while the DSL is called and makes a Topology of them. Refuses at once, in the user's own
-line, what could not be run; only what takes the whole topology to see waits for `build`.
+"""Collects nodes while the DSL is called, and makes a Topology of them.
+
+What could not be run is refused at once, in the user's own line; only what takes the whole topology to see
+waits for `build`.
 """
 
 from __future__ import annotations
@@ -39,11 +41,9 @@ class TopologyBuilder:
         return node
 
     def add_source(self, source: SourceNode) -> SourceNode:
-        """Adds `source`, or returns the one that reads the same topics already: a topic is read once, whoever
-        wants it.
+        """Adds `source`, or returns the one that reads the same topics already: a topic is read once.
 
-        Raises TopologyError where two sources overlap in part, or want to read the same topics in different
-        ways.
+        Raises TopologyError where sources overlap in part, or are to read the same topics in two ways.
         """
         for other in self._nodes.values():
             if not isinstance(other, SourceNode):
@@ -59,9 +59,7 @@ class TopologyBuilder:
         self._final_checks.append(check)
 
     def build(self) -> Topology:
-        """The topology as it stands. Raises TopologyError where it has no source or something is
-        unfinished.
-        """
+        """The topology as it stands. Raises TopologyError where it has no source, or a check fails."""
         if not self._nodes:
             raise TopologyError(
                 "The topology must subscribe to at least one source topic; call app.stream(...)"
@@ -95,14 +93,14 @@ def _refuse_overlap(source: SourceNode, other: SourceNode) -> None:
     if both := sorted(set(source.topics) & set(other.topics)):
         raise TopologyError(
             "Two source nodes are subscribed to overlapping but not equal input topics: "
-            f"{', '.join(both)} in both of {_names(other)} and {_names(source)}. Read each topic in a stream of "
-            "its own and merge them"
+            f"{', '.join(both)} in both of {_names(other)} and {_names(source)}. Read each topic in a stream "
+            "of its own and merge them"
         )
     for named, by_pattern in ((source, other), (other, source)):
         if by_pattern.pattern is not None and (matched := [t for t in named.topics if by_pattern.matches(t)]):
             raise TopologyError(
-                f"Pattern {by_pattern.pattern} will match a topic that has already been registered by another "
-                f"source: {', '.join(matched)}"
+                f"Pattern {by_pattern.pattern} will match a topic that has already been registered by "
+                f"another source: {', '.join(matched)}"
             )
 
 

@@ -10,7 +10,8 @@ Tools that read Kafka's format look for `-->`, `<--` and the words before a name
 The order of names is Kafka's down to its accidents, so that the outputs of both can be compared by `diff`.
 Nodes are listed by the size of what hangs below them, then by name. Names on an arrow line, and topics, come
 in an order that follows from Java's HashMap (`_java_order`) and from Kafka sorting them while the sizes are
-still growing (`_arrows`).
+still growing (`_arrows`). Only where a node has many neighbours can one arrow line differ: which sizes are
+compared then depends on the balance of a red-black tree, which is not followed here.
 """
 
 from __future__ import annotations
@@ -79,9 +80,7 @@ def _names(nodes: Iterable[Node]) -> str:
 def _arrows(
     nodes: tuple[Node, ...],
 ) -> tuple[dict[Node, int], dict[Node, list[Node]], dict[Node, list[Node]]]:
-    """The number of nodes below each (by path, itself included), its predecessors and its successors, in
-    Kafka's order.
-    """
+    """For each node: how many hang below (by path, itself included), its predecessors, its successors."""
     size = dict.fromkeys(nodes, 1)
     predecessors: dict[Node, list[Node]] = {node: [] for node in nodes}
     successors: dict[Node, list[Node]] = {node: [] for node in nodes}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A topology as a Mermaid flowchart or a Graphviz digraph: sub-topologies as boxes, topics between them,
-async stages in a shape and colour of their own.
+"""A topology as a Mermaid flowchart or a Graphviz digraph.
+
+Sub-topologies are boxes with topics between them; async stages have a shape and a colour of their own.
 """
 
 from __future__ import annotations

@@ -26,15 +26,17 @@ def check_name(kind: str, name: object) -> str:
         )
     if not _LEGAL.fullmatch(name):
         raise TopologyError(
-            f"{kind} {name!r} is illegal, it contains a character other than ASCII alphanumerics, '.', '_' and "
-            "'-'"
+            f"{kind} {name!r} is illegal, it contains a character other than ASCII alphanumerics, "
+            "'.', '_' and '-'"
         )
     return name
 
 
 class NodeNames:
-    """Generates `KSTREAM-MAP-0000000003`. A name that the user gives uses up an index too, so that naming one
-    node renames no other: Kafka Streams does the same, and internal topics are named after nodes.
+    """Generates names such as `KSTREAM-MAP-0000000003`.
+
+    A name that the user gives uses up an index too, so that naming one node renames no other. Kafka Streams
+    does the same, and names internal topics after nodes.
     """
 
     __slots__ = ("_next_index",)

@@ -44,9 +44,7 @@ class Operation(enum.Enum):
 
 
 class Node:
-    """What all nodes have. `parents` and `children` are in the order in which the DSL calls connected
-    them.
-    """
+    """What all nodes have. `parents` and `children` stand in the order in which the DSL connected them."""
 
     __slots__ = ("children", "name", "parents")
 
@@ -60,8 +58,7 @@ class Node:
 
 
 class SourceNode(Node):
-    """Reads either `topics` or, where that is empty, every topic whose whole name matches `pattern` (Python's
-    `re`).
+    """Reads `topics` or, where there are none, each topic whose whole name matches `pattern` (Python's `re`).
 
     `timestamp_extractor` gives the record's time in ms (called with value, or value and context); None = the
     record's own. `offset_reset` is "earliest", "latest" or "none"; None = the `auto_offset_reset` setting.
@@ -105,7 +102,7 @@ class ProcessorNode(Node):
     processor_factory          instead of a function: makes the Processor of a task; `argument_count` is then
                                that of its bound `process`
     predicates                 SPLIT: tried in order, the first true one wins
-    branch_children            SPLIT: the BRANCH node of each predicate, then that of the default branch if any
+    branch_children            SPLIT: the BRANCH node of each predicate, then the default branch's if any
     mode, options              where it runs; options is None exactly for Mode.SYNC
     key_changed_above          whether an operator above may have changed the key: its bytes are then not the
                                source record's, and an async stage makes them with `options.key_serde`
@@ -154,8 +151,7 @@ class ProcessorNode(Node):
 
 
 class SinkNode(Node):
-    """Writes to `topic`, or to the topic that `topic_function` names for each record (exactly one of them is
-    set).
+    """Writes to `topic`, or to what `topic_function` names for each record; exactly one of them is set.
 
     `partitioner(topic, key, value, partition_count)` gives a partition, or None for the default (murmur2 of
     the key's bytes). `*_serde_is_default` says that nothing in the DSL chose the serde, for errors that tell

@@ -62,9 +62,7 @@ class Topology:
         return tuple(stage for subtopology in self.subtopologies for stage in subtopology.stages)
 
     def source_of(self, topic: str) -> SourceNode | None:
-        """The source that reads `topic`, or None. Raises TopologyError where the patterns of two sources
-        match it.
-        """
+        """The source that reads `topic`, or None. Raises TopologyError where two sources' patterns match."""
         readers = [source for source in self.sources if source.matches(topic)]
         if len(readers) > 1:
             raise TopologyError(
