@@ -89,7 +89,7 @@ def blocking(function: Callable[P, R], /) -> Blocking[P, R]:
         raise TopologyError(f"blocking({label(function)}): put @kp.blocking on its process method instead")
     if not callable(function):
         raise TopologyError(f"kp.blocking takes a function, not {function!r}")
-    if _is_coroutine_function(function):
+    if _implementation(function)[1] is Mode.ASYNC:
         raise TopologyError(f"kp.blocking: {label(function)} is async already and needs no kp.blocking")
     return Blocking(function)
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`describe()` says what Kafka Streams says of the same topology; expectations were printed by Kafka Streams 4.1 itself."""
+"""`describe()` says what Kafka Streams says of the same topology.
+
+The expectations were printed by Kafka Streams 4.1 itself: see kafka_streams_descriptions/Descriptions.java.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +119,23 @@ def everything(app: kp.App) -> None:
     values.split(name="s-").branch(same, name="one").default_branch(name="rest")["one"].to("o")
 
 
-GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron".split()
+GREEK = [
+    "alpha",
+    "beta",
+    "gamma",
+    "delta",
+    "epsilon",
+    "zeta",
+    "eta",
+    "theta",
+    "iota",
+    "kappa",
+    "lambda",
+    "mu",
+    "nu",
+    "xi",
+    "omicron",
+]
 
 
 def wide(app: kp.App) -> None:
@@ -173,7 +192,10 @@ def test_async_stages_are_marked_on_a_line_of_their_own() -> None:
     stage.filter(kp.blocking(same)).to(topic_of)
     text = app.build().describe()
     marks = [line for line in text.splitlines() if line.startswith("      ~~~ ")]
-    assert marks == ["      ~~~ async (max_in_flight=5, timeout=2000ms, null_key=partition)", "      ~~~ blocking"]
+    assert marks == [
+        "      ~~~ async (max_in_flight=5, timeout=2000ms, null_key=partition)",
+        "      ~~~ blocking",
+    ]
     assert "(extractor class: topic_of (test_description.py:" in text
 
     # What is left without the marks has no line that the usual parsers of Kafka's format could not place.
