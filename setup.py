@@ -45,9 +45,10 @@ EXTENSIONS = [
     extension("key_scheduler"),
     extension("ring", "ring.c", "wakeup.c"),
     extension("segment", "segment.c", "partition_slots.c", "in_flight.c", "ring.c"),
+    extension("flow"),
     extension("nodes"),
-    extension("io_worker"),
-    extension("stream_loop"),
+    extension("io_worker", "ring.c", "wakeup.c"),
+    extension("stream_loop", "ring.c", "wakeup.c"),
 ]
 
 setup(

@@ -44,6 +44,9 @@ MAX_IN_FLIGHT_MAX: Final = 100_000
 IN_FLIGHT_KEY_PREFIX_BYTES: Final = 64
 """Bytes of an event's key kept in the in-flight table, for the log line after a crash."""
 
+STAGE_WAITING_MAX: Final = 262_144
+"""Events that wait at one async stage of one stream thread, beyond which the intake of its tasks pauses. One record's fan-out may pass it."""
+
 # memory of one stream thread
 
 INPUT_BUFFER_MAX_BYTES: Final = 256 * MIB
@@ -109,6 +112,7 @@ assert BITMAP_SPAN_MAX == (METADATA_BUDGET_CHARS - METADATA_HEADER_CHARS) * META
 assert BITMAP_SPAN_MAX <= MAX_OFFSET_SPAN, "the bitmap must not be what bounds the span"
 assert MAX_IN_FLIGHT_DEFAULT < INCOMPLETE_LIST_MAX, "the default must not pause intake by itself"
 assert MAX_IN_FLIGHT_DEFAULT <= MAX_IN_FLIGHT_MAX <= MAX_OFFSET_SPAN
+assert BITMAP_SPAN_MAX <= STAGE_WAITING_MAX, "one partition's backlog must fit"
 assert BLOCKING_THREADS_DEFAULT <= BLOCKING_THREADS_MAX <= MAX_IN_FLIGHT_MAX
 assert RING_BYTES & (RING_BYTES - 1) == 0, "ring positions become indexes by a mask"
 assert RING_RECORD_MAX_BYTES * 2 <= RING_BYTES, "a record that fits must fit wherever the ring wraps"

@@ -54,3 +54,7 @@ cdef int64_t tracker_revision(Tracker *tracker) noexcept nogil
 # lowered below what an earlier run had written) the budget: do not commit this partition now; it fits later, as records complete.
 cdef Py_ssize_t tracker_encode(Tracker *tracker, const unsigned char *topic_id, int64_t stream_time_ms,
                                char *out, Py_ssize_t capacity) noexcept nogil
+
+# A tracker as Python sees it. It owns the struct: whoever borrows the pointer keeps the object.
+cdef class OffsetTracker:
+    cdef Tracker *tracker

@@ -414,8 +414,6 @@ cdef const unsigned char *_topic_id_chars(bytes topic_id) except? NULL:
 cdef class OffsetTracker:
     """A tracker for one partition, as Python sees it."""
 
-    cdef Tracker *tracker
-
     def __cinit__(self, int64_t max_offset_span=1_000_000, int64_t metadata_budget=4096):
         self.tracker = tracker_new(max_offset_span, metadata_budget)
         if self.tracker == NULL:

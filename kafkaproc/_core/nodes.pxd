@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+# A sub-topology compiled for one task. See nodes.pyx.
+
+from kafkaproc._core.flow cimport Collector, Event, NativeTarget, Stage
+from kafkaproc._core.rdkafka cimport rd_kafka_topic_t
+
+cdef class Source:
+    cdef readonly str name
+    cdef readonly object key_serde
+    cdef readonly object value_serde
+    cdef readonly object key_deserialize     # None: bytes as they are
+    cdef readonly object value_deserialize
+    cdef readonly object timestamp_extractor
+    cdef list children
+    cdef bint native                         # every path from here is in `targets`: no GIL
+    cdef NativeTarget *targets
+    cdef int target_count
+    cdef object context                      # for the timestamp extractor
+    cdef int receive(self, Collector collector) except -1
+    cdef int extract_timestamp(self, Collector collector) except -1
+
+cdef class Node:
+    cdef readonly str name
+    cdef Collector collector
+    cdef list children
+    cdef object function
+    cdef object context                      # the Context passed to `function`, or None
+    cdef int process(self, object key, object value) except -1
+    cdef int forward(self, object key, object value) except -1
+    cdef object call_value(self, object key, object value)
+    cdef object call_key_value(self, object key, object value)
+
+cdef class StageNode(Node):
+    cdef readonly Stage stage
+    cdef readonly object operation           # topology.nodes.Operation
+    cdef readonly bint takes_key             # function(key, value[, ctx]), not function(value[, ctx])
+    cdef readonly bint takes_context
+    cdef readonly bint fixed_key
+    cdef readonly object user_function       # as it is called; a bound method of this task's Processor where there is one
+    cdef readonly list predicates            # SPLIT: (predicate, takes context), in the order of the branches
+    cdef readonly list branch_indexes        # SPLIT: child of each branch and of the default, -1: dropped
+    cdef object key_serialize                # for a key that was changed since the source
+    cdef readonly list egress                # EgressSink of every child, where all are static sinks; else None
+    cdef int replay(self, Event *event) except -1
+
+cdef class EgressSink:
+    cdef rd_kafka_topic_t *topic
+    cdef readonly str topic_name
+    cdef readonly object key_serde
+    cdef readonly object key_serialize       # None: bytes as they are
+    cdef readonly object value_serde
+    cdef readonly object value_serialize
+    cdef Source last_source                  # the two flags are about it
+    cdef bint same_key_serde
+    cdef bint same_value_serde
+
+cdef class TaskRuntime:
+    cdef readonly str task_id
+    cdef readonly list sources               # Source, in the order of the sub-topology
+    cdef readonly dict stage_nodes           # stage index -> StageNode
+    cdef readonly list processors            # opened Processor instances, in topological order
+    cdef object producer
+    cdef object resources
+    cdef Collector collector

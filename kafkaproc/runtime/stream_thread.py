@@ -1,0 +1,463 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stream-thread process from the inside: opens and closes tasks as the supervisor says, around the native stream loop.
+
+    run ─▶ StreamLoop.run ──▶ CONTROL: a command ─▶ AssignTasks, CloseTasks, Shutdown
+              ▲               DEADLINE: tick ─▶ closings in progress, late blocking calls, what the clients say
+              └───────────────FAILURE: TaskFailed or ThreadFailed
+
+Owned by: the main thread of the stream-thread process.
+
+Closing a task (revoked, or at shutdown) never blocks the loop. A `_Closing` goes through: intake stopped → what runs has finished, or the
+deadline has passed and it is fenced → a snapshot of what is complete was published, its outputs acknowledged → TasksClosed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import time
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from kafkaproc import limits
+from kafkaproc._core.flow import Stage
+from kafkaproc._core.native_clients import NativeConsumer, NativeProducer
+from kafkaproc._core.nodes import TaskRuntime
+from kafkaproc._core.offset_tracker import OffsetTracker, RestoreResult
+from kafkaproc._core.segment import ThreadSegment
+from kafkaproc._core.stream_loop import CONTROL, FAILURE, PartitionOpening, RecordFailure, StreamLoop
+from kafkaproc.app import App
+from kafkaproc.errors import (
+    DeserializationError,
+    KafkaprocError,
+    RecordError,
+    SerializationError,
+    TopicError,
+    UserFunctionError,
+)
+from kafkaproc.runtime.control import ControlChannel
+from kafkaproc.runtime.io_workers import IoWorkers, Resources
+from kafkaproc.runtime.messages import (
+    OFFSET_EARLIEST,
+    OFFSET_LATEST,
+    AssignTasks,
+    CloseTasks,
+    Command,
+    PartitionStart,
+    Ready,
+    Reply,
+    SetLogLevel,
+    Shutdown,
+    Start,
+    Stopped,
+    TaskFailed,
+    TasksClosed,
+    TasksStarted,
+    TaskStart,
+    ThreadFailed,
+)
+from kafkaproc.topology.nodes import Mode
+from kafkaproc.topology.topology import Subtopology, Topology
+
+log = logging.getLogger("kafkaproc.stream_thread")
+
+TICK_NS: Final = 50_000_000
+SNAPSHOT_INTERVAL_MS: Final = 50
+"""How stale a published offset may be: records finished in this time run again after a crash."""
+
+WORKERS_STOP_S: Final = 5.0
+
+_ACTIVITIES: Final = ("call", "deserialize key", "deserialize value", "serialize key", "serialize value")
+
+
+def run(channel: ControlChannel[Command, Reply], segment_fd: int, start: Start, app: App) -> None:
+    """Runs the stream thread until the supervisor says Shutdown; returns when everything is closed.
+
+    Raises SupervisorGone where the supervisor died: the process must end without another word to Kafka.
+    """
+    thread = StreamThread(channel, segment_fd, start, app)
+    try:
+        thread.open()
+        thread.serve()
+    finally:
+        thread.close()
+
+
+@dataclass
+class _Closing:
+    task_ids: tuple[str, ...]
+    deadline_ns: int
+    drained: bool = True
+    snapshot: int | None = None
+
+
+@dataclass
+class _Task:
+    subtopology: Subtopology
+    runtime: Any
+    partitions: list[PartitionOpening] = field(default_factory=list)
+
+
+class StreamThread:
+    """See the module."""
+
+    def __init__(self, channel: ControlChannel[Command, Reply], segment_fd: int, start: Start, app: App) -> None:
+        self._channel = channel
+        self._start = start
+        self._settings = start.settings
+        self._app = app
+        self._topology: Topology = app.build()
+        self._segment = ThreadSegment.attach(segment_fd)
+        self._topics: list[str] = []
+        self._tasks: dict[str, _Task] = {}
+        self._closings: list[_Closing] = []
+        self._shutting_down = False
+        self._failed = False
+        self._worker_failure: BaseException | None = None
+        self._fds: list[int] = []
+        self._resources = Resources("the stream thread")
+        self._consumer: Any = None
+        self._producer: Any = None
+        self._workers: IoWorkers | None = None
+        self._loop: Any = None
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Clients, workers and loop; then the supervisor is told."""
+        settings = self._settings
+        records_fd = self._eventfd(os.EFD_NONBLOCK)
+        loop_wakeup_fd = self._eventfd(os.EFD_NONBLOCK)
+        asyncio_wakeup_fd = self._eventfd(os.EFD_NONBLOCK)
+        blocking_pool_fd = self._eventfd(os.EFD_SEMAPHORE)
+        client_id = self._start.client_id
+        self._consumer = NativeConsumer(
+            settings.consumer_conf()
+            | {
+                "client.id": f"{client_id}-consumer",
+                "group.id": settings.application_id,
+                "auto.offset.reset": "error" if settings.auto_offset_reset == "none" else settings.auto_offset_reset,
+            },
+            wakeup_fd=records_fd,
+        )
+        self._producer = NativeProducer(
+            settings.producer_conf() | {"client.id": f"{client_id}-producer"}, wakeup_fd=records_fd
+        )
+        self._stages = [
+            Stage(
+                index,
+                node,
+                node.options.max_in_flight or settings.max_in_flight,
+                node.options.timeout_ms or 0,
+                node.mode is Mode.BLOCKING,
+                1 if node.options.null_key == "partition" else 0,
+            )
+            for index, node in enumerate(stage for each in self._topology.subtopologies for stage in each.stages)
+        ]
+        self._loop = StreamLoop(
+            segment=self._segment,
+            consumer=self._consumer,
+            producer=self._producer,
+            stages=self._stages,
+            topics=self._topics,
+            loop_wakeup_fd=loop_wakeup_fd,
+            asyncio_wakeup_fd=asyncio_wakeup_fd,
+            blocking_pool_fd=blocking_pool_fd,
+            records_fd=records_fd,
+            control_fd=self._channel.fileno(),
+            snapshot_interval_ms=min(SNAPSHOT_INTERVAL_MS, settings.commit_interval_ms),
+            lease_timeout_ms=self._start.lease_timeout_ms,
+            max_buffered_bytes=settings.input_buffer_max_bytes,
+            max_task_idle_ms=settings.max_task_idle_ms,
+            partition_slots=limits.PARTITIONS_PER_THREAD_MAX,
+            metadata_budget=self._start.metadata_budget,
+        )
+        self._workers = IoWorkers(
+            self._segment,
+            self._topics,
+            self._app.resources,
+            [stage.node for stage in self._stages],
+            loop_wakeup_fd=loop_wakeup_fd,
+            asyncio_wakeup_fd=asyncio_wakeup_fd,
+            blocking_pool_fd=blocking_pool_fd,
+            blocking_threads=settings.blocking_threads,
+            on_failure=self._on_worker_failure,
+        )
+        self._workers.start()
+        self._channel.send(Ready(os.getpid()))
+
+    def serve(self) -> None:
+        """The loop around the loop."""
+        while True:
+            reason = self._loop.run(time.monotonic_ns() + TICK_NS)
+            if reason == CONTROL:
+                for command in self._channel.receive_nowait():
+                    self._obey(command)
+            elif reason == FAILURE:
+                self._report_failure()
+            self._tick()
+            if self._shutting_down and not self._tasks:
+                return
+
+    def close(self) -> None:
+        """Whatever is open, in an order that leaves nobody with a dangling handle."""
+        ended = self._workers is None or self._workers.stop(WORKERS_STOP_S)
+        for task in self._tasks.values():
+            self._close_runtime(task)
+        if not ended:
+            # A user's call holds its thread, and with it the segment and the loop: the process ends under it.
+            log.warning("a call is still running %s s after the end of its task; it is abandoned", WORKERS_STOP_S)
+        if self._producer is not None:
+            self._producer.close()
+        if self._consumer is not None:
+            self._consumer.close()
+        self._resources.close()
+        if ended and self._loop is not None:
+            for fd in self._fds:
+                os.close(fd)
+        if self._shutting_down:
+            self._channel.send(Stopped())
+
+    def _eventfd(self, flags: int) -> int:
+        fd = os.eventfd(0, flags | os.EFD_CLOEXEC)
+        self._fds.append(fd)
+        return fd
+
+    def _on_worker_failure(self, error: BaseException) -> None:
+        """Called on a worker's thread."""
+        self._worker_failure = error
+
+    # --- commands --------------------------------------------------------------------------------------------------
+
+    def _obey(self, command: object) -> None:
+        match command:
+            case AssignTasks(tasks=tasks):
+                self._open_tasks(tasks)
+            case CloseTasks(task_ids=task_ids, deadline_ms=deadline_ms):
+                self._begin_close(task_ids, deadline_ms)
+            case Shutdown(deadline_ms=deadline_ms):
+                self._shutting_down = True
+                self._begin_close(tuple(self._tasks), deadline_ms)
+            case SetLogLevel(level=level):
+                logging.getLogger().setLevel(level.upper())
+            case _:
+                raise AssertionError(f"unknown command {command!r}")
+
+    def _open_tasks(self, tasks: Iterable[TaskStart]) -> None:
+        started = []
+        for start in tasks:
+            try:
+                self._open_task(start)
+            except KafkaprocError as error:
+                self._fail_thread(type(error).__name__, str(error), exit_code=error.exit_code)
+                return
+            except Exception as error:
+                self._fail_thread(
+                    UserFunctionError.__name__,
+                    f"task {start.task_id} could not be opened: {type(error).__name__}: {error}",
+                    users_traceback(error),
+                )
+                return
+            started.append(start.task_id)
+        self._channel.send(TasksStarted(tuple(started)))
+
+    def _open_task(self, start: TaskStart) -> None:
+        subtopology = self._topology.subtopologies[start.subtopology]
+        stages = {stage.name: stage for stage in self._stages}
+        runtime = TaskRuntime.compile(
+            start.task_id, subtopology, self._loop.collector, stages, self._producer, self._resources
+        )
+        task = _Task(subtopology, runtime)
+        self._tasks[start.task_id] = task
+        task.partitions = [self._opening(subtopology, start, partition) for partition in start.partitions]
+        indexes = [stages[node.name].index for node in subtopology.stages]
+        self._loop.open_task(runtime, task.partitions, indexes)
+
+    def _opening(self, subtopology: Subtopology, start: TaskStart, partition: PartitionStart) -> PartitionOpening:
+        """The partition's tracker as the last commit left it, and the offset to fetch from."""
+        tracker = OffsetTracker(self._settings.max_offset_span, self._start.metadata_budget)
+        source_index = next(
+            index for index, source in enumerate(subtopology.sources) if source.matches(partition.topic)
+        )
+        where = f"{partition.topic}[{partition.partition}]"
+        offset = partition.offset
+        stream_time_ms = -1
+        if offset >= 0:
+            result, stream_time_ms = tracker.restore(offset, partition.metadata, partition.topic_id)
+            if result is RestoreResult.TOPIC_RECREATED:
+                reset = subtopology.sources[source_index].offset_reset or self._settings.auto_offset_reset
+                if reset == "none":
+                    raise TopicError(
+                        f"{where} was deleted and created again since the last commit, and auto_offset_reset is none: "
+                        "set it to earliest or latest to go on"
+                    )
+                log.warning("%s was deleted and created again since the last commit: starting at the %s record", where, reset)
+                offset = OFFSET_EARLIEST if reset == "earliest" else OFFSET_LATEST
+            elif result is RestoreResult.CORRUPT:
+                log.warning("the commit metadata of %s is damaged: records completed ahead of offset %d run again", where, offset)
+        if offset < 0:
+            tracker.start(-1)
+        self._name_topic(partition)
+        return PartitionOpening(
+            topic=partition.topic,
+            partition=partition.partition,
+            topic_index=partition.topic_index,
+            slot=partition.slot,
+            source_index=source_index,
+            offset=offset,
+            leader_epoch=-1,  # a truncated log is the tracker's business: it ends the completed set there
+            tracker=tracker,
+            topic_id=partition.topic_id,
+            stream_time_ms=stream_time_ms,
+            epoch=start.epoch,
+        )
+
+    def _name_topic(self, partition: PartitionStart) -> None:
+        while len(self._topics) <= partition.topic_index:
+            self._topics.append("")
+        self._topics[partition.topic_index] = partition.topic
+
+    # --- closing -----------------------------------------------------------------------------------------------------
+
+    def _begin_close(self, task_ids: tuple[str, ...], deadline_ms: int) -> None:
+        known = tuple(task_id for task_id in task_ids if task_id in self._tasks)
+        for task_id in known:
+            self._loop.begin_close(task_id)
+        self._closings.append(_Closing(task_ids, time.monotonic_ns() + deadline_ms * 1_000_000))
+        if deadline_ms == 0 or self._failed:
+            self._finish_close(self._closings.pop(), drained=False)
+
+    def _tick(self) -> None:
+        now = time.monotonic_ns()
+        for closing in list(self._closings):
+            known = [task_id for task_id in closing.task_ids if task_id in self._tasks]
+            if closing.snapshot is None:
+                running = [task_id for task_id in known if self._loop.open_events(task_id)]
+                if running and now < closing.deadline_ns:
+                    continue
+                for task_id in running:
+                    closing.drained = False
+                    self._loop.fence(task_id)
+                closing.snapshot = self._loop.request_snapshot()
+            elif self._loop.published >= closing.snapshot or now >= closing.deadline_ns:
+                self._closings.remove(closing)
+                drained = closing.drained and self._loop.published >= closing.snapshot
+                self._finish_close(closing, drained)
+        for task_id, node, topic, partition, offset in self._loop.late_blocking_events():
+            self._fail_task(
+                task_id,
+                UserFunctionError(
+                    "the call took longer than its stage's timeout, and a blocking call cannot be cut short",
+                    node=node,
+                    topic=topic,
+                    partition=partition,
+                    offset=offset,
+                ),
+            )
+        self._loop.free_removed()
+        self._report_clients()
+        if self._worker_failure is not None and not self._failed:
+            error = self._worker_failure
+            self._fail_thread(
+                type(error).__name__, f"an I/O worker ended: {type(error).__name__}: {error}", users_traceback(error)
+            )
+
+    def _finish_close(self, closing: _Closing, drained: bool) -> None:
+        for task_id in closing.task_ids:
+            task = self._tasks.pop(task_id, None)
+            if task is not None:
+                self._loop.fence(task_id)
+                self._loop.remove_task(task_id)
+                self._close_runtime(task)
+        self._channel.send(TasksClosed(closing.task_ids, drained))
+
+    def _close_runtime(self, task: _Task) -> None:
+        try:
+            task.runtime.close()
+        except Exception as error:
+            log.error("a processor failed to close: %s\n%s", error, users_traceback(error))
+
+    # --- failures ------------------------------------------------------------------------------------------------------
+
+    def _report_failure(self) -> None:
+        if self._loop.failure is not None:
+            failure: RecordFailure = self._loop.take_failure()
+            error, task_id, node, activity, topic, partition, offset = failure.args
+            self._fail_task(task_id, _record_error(error, node, activity, topic, partition, offset), cause=error)
+            return
+        kind, text, topic, partition, offset = self._loop.thread_failure()
+        where = f" (record {topic}[{partition}]@{offset})" if topic is not None and offset >= 0 else ""
+        if kind == "produce":
+            text = f"the broker refused an output: {text}{where}"
+        elif kind == "fetch":
+            text = f"{topic}[{partition}] cannot be read: {text}"
+        self._fail_thread("BrokerError", text)
+
+    def _fail_task(self, task_id: str, error: RecordError, cause: BaseException | None = None) -> None:
+        if self._failed:
+            return
+        self._channel.send(
+            TaskFailed(
+                task_id=task_id,
+                error=type(error).__name__,
+                text=error.message,
+                node=error.node or "",
+                topic=error.topic or "",
+                partition=-1 if error.partition is None else error.partition,
+                offset=-1 if error.offset is None else error.offset,
+                traceback=users_traceback(cause) if cause is not None else "",
+                exit_code=error.exit_code,
+            )
+        )
+
+    def _fail_thread(self, kind: str, text: str, trace: str = "", exit_code: int = 1) -> None:
+        """Nothing more is done but to obey: the supervisor stops the instance."""
+        if not self._failed:
+            self._failed = True
+            self._channel.send(ThreadFailed(kind, text, trace, exit_code))
+        while self._failed and not self._shutting_down:
+            select.select([self._channel], [], [])
+            for command in self._channel.receive_nowait():
+                if not isinstance(command, AssignTasks):
+                    self._obey(command)
+
+    def _report_clients(self) -> None:
+        for client in (self._consumer, self._producer):
+            for event in client.poll_events():
+                level = logging.INFO if event.kind == "log" and event.level > 30 else event.level
+                log.log(level, "%s: %s", client.name, event.text)
+
+
+def _record_error(
+    error: BaseException, node: str, activity: int, topic: str, partition: int, offset: int
+) -> RecordError:
+    """What went wrong with a record, as one of the three kinds, with its coordinates."""
+    kind: type[RecordError] = UserFunctionError
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, RecordError):
+        kind, text = type(error), error.message
+    elif activity in (1, 2):
+        kind = DeserializationError
+        text = f"the {_ACTIVITIES[activity].split()[1]} is not what its serde expects: {text}"
+    elif activity in (3, 4):
+        kind = SerializationError
+        text = f"the {_ACTIVITIES[activity].split()[1]} cannot be serialised: {text}"
+    return kind(text, node=node, topic=topic, partition=partition, offset=offset)
+
+
+def users_traceback(error: BaseException) -> str:
+    """The traceback without our own frames; empty where none is left."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((package, "kafkaproc/"))
+    ]
+    if not frames:
+        return ""
+    lines = ["Traceback (most recent call last):\n", *traceback.format_list(frames)]
+    lines += traceback.format_exception_only(type(error), error)
+    return "".join(lines)
