@@ -225,6 +225,7 @@ cdef class Collector:
     cdef void _free_origin(self, Origin *origin) noexcept nogil
     cdef void _free_event_memory(self, Event *event) noexcept nogil
     cdef void _free_event(self, Event *event) noexcept nogil
+    cdef void _free_spent(self) noexcept nogil
     cdef void _drop_output(self, Output *output) noexcept nogil
     cdef void _discard(self, PyObject *reference) noexcept nogil
 

@@ -228,6 +228,7 @@ cdef class Collector:
         self.made = NULL
         if self.replayed == NULL and self.origin == NULL:
             self._complete(self.partition, self.offset, self.life)
+        self.partition = NULL
         self.origin = NULL
         self.replayed = NULL
 
@@ -246,6 +247,7 @@ cdef class Collector:
         self.made = NULL
         if self.replayed == NULL and self.origin != NULL:
             self._free_origin(self.origin)
+        self.partition = NULL
         self.origin = NULL
         self.replayed = NULL
 
@@ -441,9 +443,7 @@ cdef class Collector:
     cdef bint flush_outputs(self) noexcept nogil:
         """Hands released outputs to librdkafka; then frees what they pointed to. False: librdkafka's queue is full, call again."""
         cdef Output *output
-        cdef Event *event
         cdef int error
-        cdef int64_t index
         while self.output_next < self.output_count:
             output = &self.outputs[self.output_next]
             error = native_produce(
@@ -468,6 +468,12 @@ cdef class Collector:
         self.output_next = 0
         self.output_count = 0
         self.savepoint = 0
+        self._free_spent()
+        return True
+
+    cdef void _free_spent(self) noexcept nogil:
+        cdef int64_t index
+        cdef Event *event
         for index in range(self.spent_message_count):
             api.message_destroy(self.spent_messages[index])
         self.spent_message_count = 0
@@ -475,7 +481,16 @@ cdef class Collector:
             event = self.spent_events
             self.spent_events = event.next
             self._free_event(event)
-        return True
+
+    def drop_all(self):
+        """At the end of the thread: whatever was not handed over is freed. Its records were never published as done."""
+        while self.output_next < self.output_count:
+            self._drop_output(&self.outputs[self.output_next])
+            self.output_next += 1
+        self.output_next = 0
+        self.output_count = 0
+        self._free_spent()
+        self.collect_garbage()
 
     cdef void _drop_output(self, Output *output) noexcept nogil:
         if output.headers != NULL:

@@ -123,34 +123,40 @@ cdef class Context:
     cdef object resources                # resource handle → this stream thread's own instance
     cdef readonly str task_id
 
+    cdef Collector record(self):
+        """The traversal in progress."""
+        if self.collector.partition == NULL:
+            raise UserFunctionError(f"{self.node.name}: the context was used outside of a record: in open(), or after the function had returned")
+        return self.collector
+
     @property
     def topic(self) -> str:
-        return self.collector.topics[self.collector.partition.topic_index]
+        return self.collector.topics[self.record().partition.topic_index]
 
     @property
     def partition(self) -> int:
-        return self.collector.partition.partition
+        return self.record().partition.partition
 
     @property
     def offset(self) -> int:
-        return self.collector.offset
+        return self.record().offset
 
     @property
     def timestamp_ms(self) -> int:
-        return self.collector.timestamp_ms
+        return self.record().timestamp_ms
 
     @property
     def stream_time_ms(self) -> int:
-        return self.collector.partition.stream_time_ms
+        return self.record().partition.stream_time_ms
 
     @property
     def headers(self) -> list:
-        return headers_to_list(self.collector.headers)
+        return headers_to_list(self.record().headers)
 
     @property
     def key(self):
         """The record's key at this node, which an operator above may have changed."""
-        return self.collector.key() if self.current_key is RAW else self.current_key
+        return self.record().key() if self.current_key is RAW else self.current_key
 
     @property
     def attempt(self) -> int:
@@ -165,7 +171,7 @@ cdef class Context:
 
     def forward(self, *record, timestamp_ms=None, headers=None, to=None):
         """Sends `value`, or `key, value`, to the nodes below, or only to the one named by `to`."""
-        cdef Collector collector = self.collector
+        cdef Collector collector = self.record()
         cdef int64_t outer_timestamp = collector.timestamp_ms
         cdef rd_kafka_headers_t *outer_headers = collector.headers
         cdef rd_kafka_headers_t *own_headers = NULL

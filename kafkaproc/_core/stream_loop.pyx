@@ -227,6 +227,7 @@ cdef class StreamLoop:
     cdef int64_t finished_count
     cdef int64_t iteration_count
     cdef int64_t paused_count
+    cdef bint has_blocking_timeouts
     cdef readonly bint suspended         # the lease ran out: no intake, no replay
     cdef readonly object failure         # RecordFailure, the first one
     cdef Partition *fetch_error_partition
@@ -259,6 +260,8 @@ cdef class StreamLoop:
             self.max_waiting[index] = stage.max_waiting
             self.stage_hosts[index] = BLOCKING_HOST if stage.blocking else ASYNCIO_HOST
             self.slot_count += stage.max_in_flight
+            if stage.blocking and stage.timeout_ns:
+                self.has_blocking_timeouts = True
         self.in_flight = <Event **>calloc(self.slot_count + 1, sizeof(Event *))
         self.free_slots = <int32_t *>calloc(self.slot_count + 1, sizeof(int32_t))
         for index in range(self.slot_count):
@@ -918,6 +921,14 @@ cdef class StreamLoop:
                 self.topics[partition.topic_index], partition.partition, offset)
         return 0
 
+    def close(self):
+        """Frees what is on its way. The clients must still be open; no worker may run an event any more, or its memory is left to it."""
+        cdef int index
+        for index in range(self.taken_count):
+            api.message_destroy(self.taken[index].message)
+        self.taken_count = 0
+        self.collector.drop_all()
+
     def take_failure(self):
         """The first RecordFailure since the last call."""
         failure, self.failure = self.failure, None
@@ -961,6 +972,8 @@ cdef class StreamLoop:
         cdef Stage stage
         cdef int64_t now = monotonic_ns()
         late = []
+        if not self.has_blocking_timeouts:
+            return late
         for index in range(self.slot_count):
             event = self.in_flight[index]
             if event == NULL or event.task.state == TASK_FENCED:

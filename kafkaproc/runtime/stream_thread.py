@@ -116,6 +116,7 @@ class StreamThread:
         self._closings: list[_Closing] = []
         self._shutting_down = False
         self._failed = False
+        self._failed_tasks: set[str] = set()
         self._worker_failure: BaseException | None = None
         self._fds: list[int] = []
         self._resources = Resources("the stream thread")
@@ -210,6 +211,8 @@ class StreamThread:
         if not ended:
             # A user's call holds its thread, and with it the segment and the loop: the process ends under it.
             log.warning("a call is still running %s s after the end of its task; it is abandoned", WORKERS_STOP_S)
+        if self._loop is not None:
+            self._loop.close()
         if self._producer is not None:
             self._producer.close()
         if self._consumer is not None:
@@ -271,6 +274,7 @@ class StreamThread:
             start.task_id, subtopology, self._loop.collector, stages, self._producer, self._resources
         )
         task = _Task(subtopology, runtime)
+        self._failed_tasks.discard(start.task_id)
         self._tasks[start.task_id] = task
         task.partitions = [self._opening(subtopology, start, partition) for partition in start.partitions]
         indexes = [stages[node.name].index for node in subtopology.stages]
@@ -397,8 +401,9 @@ class StreamThread:
         self._fail_thread("BrokerError", text)
 
     def _fail_task(self, task_id: str, error: RecordError, cause: BaseException | None = None) -> None:
-        if self._failed:
+        if self._failed or task_id in self._failed_tasks:
             return
+        self._failed_tasks.add(task_id)
         self._channel.send(
             TaskFailed(
                 task_id=task_id,
