@@ -35,6 +35,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+from libc.stdint cimport INT64_MAX
 from libc.string cimport memcpy, memset
 
 cdef extern from *:
@@ -294,6 +295,8 @@ cdef int metadata_decode(
     header.stream_time_ms = <int64_t> _get_number(chars + 29, 11)
     form = <int> _get_number(chars + 40, 1)
     if header.base < 0 or header.span > METADATA_SPAN_MAX or header.incomplete_count > header.span:
+        return METADATA_CORRUPT
+    if header.base > INT64_MAX - METADATA_SPAN_MAX:
         return METADATA_CORRUPT
     if _get_number(chars + 23, 6) > <uint64_t> 1 << 31:
         return METADATA_CORRUPT

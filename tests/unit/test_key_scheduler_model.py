@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The key scheduler against plain dictionaries and lists: every item it starts, refuses, gives back and counts."""
+"""The key scheduler against dictionaries and lists: every item it starts, refuses, gives back and counts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kafkaproc._core.key_scheduler import KeyScheduler, NullKeyMode, ScheduledIt
 
 Domain = tuple[int, int, bytes | None]  # owner, its incarnation, key
 
-# Keys that differ in one byte, in length or in nothing but being null; around the eight bytes that are compared at once.
+# Keys that differ in one byte, in length, or only in being null; around the eight bytes compared at once.
 KEYS = st.sampled_from(
     [
         None,
@@ -40,7 +40,7 @@ KEYS = st.sampled_from(
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """The oracle's order: `queues` holds what waits behind each domain's head, `ready` the heads that may start, in order."""
+    """The oracle: `queues` holds the items of each domain, head first; `ready` the heads that may start."""
 
     @initialize(
         max_items=st.sampled_from([1, 2, 8, 1_000]),
@@ -177,5 +177,5 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 def test_i1_events_of_one_key_run_one_at_a_time_in_order_whatever_happens() -> None:
     run_state_machine_as_test(
-        SchedulerMachine, settings=settings(max_examples=200, stateful_step_count=40, deadline=None)
+        SchedulerMachine, settings=settings(max_examples=120, stateful_step_count=40, deadline=None)
     )

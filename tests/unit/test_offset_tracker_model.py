@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The offset tracker against a simulated log: records, gaps, truncations, commits, crashes and restarts, in any order.
+"""The offset tracker against a simulated log: records, gaps, truncations, commits, crashes, in any order.
 
-The oracle knows each record by an identity of its own, so that a new record at an old offset is another record. It keeps plain sets, and
-reads commits with a reader of its own, written from the format's description.
+The oracle knows each record by an identity of its own: a new record at an old offset is another record. It
+keeps plain sets, and reads commits with a reader of its own, written from the format's description.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class TrackerMachine(RuleBasedStateMachine):
     @rule(back=st.integers(1, 60), refill=st.integers(0, 80))
     @precondition(lambda self: self.log)
     def truncate_and_refill(self, back: int, refill: int) -> None:
-        """An unclean leader election: the log's tail is gone, and other records come in its place, under a higher epoch."""
+        """An unclean leader election: others come in the place of the log's tail, under a higher epoch."""
         first = self.log[max(0, len(self.log) - back)].offset
         self.log = [record for record in self.log if record.offset < first]
         self.log_end = first
@@ -258,7 +258,7 @@ class TrackerMachine(RuleBasedStateMachine):
         assert len(stated) == self.tracker.completed_ahead
         for record in self.log:
             if self.restored and record.epoch > self.restored.epoch:
-                continue  # a new record where the set speaks of an old one; its epoch gives it away once it is polled
+                continue  # a new record at an old one's offset; its epoch gives it away once it is polled
             if record.offset >= base:
                 assert (record.offset in stated) == self.known_done(record)
 
@@ -280,5 +280,5 @@ class TrackerMachine(RuleBasedStateMachine):
 
 def test_i2_commit_never_passes_an_incomplete_offset_whatever_happens() -> None:
     run_state_machine_as_test(
-        TrackerMachine, settings=settings(max_examples=150, stateful_step_count=40, deadline=None)
+        TrackerMachine, settings=settings(max_examples=100, stateful_step_count=40, deadline=None)
     )
