@@ -143,6 +143,17 @@ def test_i2_after_a_restart_the_commit_never_passes_the_position() -> None:
     assert tracker.committable_offset == 103
 
 
+def test_i2_after_a_restart_the_commit_never_passes_the_position_even_where_all_above_is_done() -> None:
+    """Only 109 is left of the set, and it is done."""
+    tracker = restored()
+    for offset in range(100, 109):
+        if tracker.note(offset, 4) is TAKE:
+            tracker.complete(offset)
+    assert tracker.committable_offset == 109
+    assert tracker.note(109, 5) is TAKE
+    assert (tracker.committable_offset, tracker.completed_ahead) == (109, 0)
+
+
 def test_a_second_restart_before_all_was_polled_again_forgets_nothing() -> None:
     tracker = restored()
     tracker.note(100, 4)
