@@ -64,6 +64,7 @@ cdef struct Task:
     int64_t open_origins
     int stage_count
     int32_t *stages                      # of its sub-topology: their bounds stop its intake
+    bint *cut                            # by the same index: an event was dropped or has failed there, and none may overtake it
     PyObject *runtime                    # borrowed TaskRuntime; NULL once it is closed
 
 # One source record that has become events: what hangs on it. At zero its offset is complete.
@@ -215,6 +216,8 @@ cdef class Collector:
     cdef void spend_event(self, Event *event) noexcept nogil
     cdef void finish_event(self, Event *event, bint applied) noexcept nogil
     cdef void drop_waiting(self, Task *task) noexcept nogil
+    cdef void cut_off(self, Task *task, int stage) noexcept nogil
+    cdef bint _is_cut(self, Task *task, int stage) noexcept nogil
     cdef void acknowledged(self, const rd_kafka_message_t *message) noexcept nogil
     cdef void collect_garbage(self) noexcept
     cdef object key(self)

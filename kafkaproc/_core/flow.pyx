@@ -217,6 +217,11 @@ cdef class Collector:
         while ordered != NULL:
             following = ordered.next
             ordered.next = NULL
+            if self.task.state != TASK_RUNNING and self._is_cut(self.task, ordered.stage):
+                self._drop_from_origin(ordered.origin)
+                self.spend_event(ordered)
+                ordered = following
+                continue
             ordered.item.owner = self.task.owner
             self.task.open_events += 1
             self.partition.in_flight += 1
@@ -367,6 +372,8 @@ cdef class Collector:
         cdef Event *event
         for index in range(task.stage_count):
             item = scheduler_drop_owner(self.schedulers[task.stages[index]], task.owner)
+            if item != NULL:
+                task.cut[index] = True
             while item != NULL:
                 event = <Event *>item
                 item = item.next
@@ -375,6 +382,20 @@ cdef class Collector:
                 self.buffered_bytes -= event.item.size_bytes
                 self._drop_from_origin(event.origin)
                 self.spend_event(event)
+
+    cdef void cut_off(self, Task *task, int stage) noexcept nogil:
+        """An event of this stage has failed. It will run again, and so must all that came after it (I1)."""
+        cdef int index
+        for index in range(task.stage_count):
+            if task.stages[index] == stage:
+                task.cut[index] = True
+
+    cdef bint _is_cut(self, Task *task, int stage) noexcept nogil:
+        cdef int index
+        for index in range(task.stage_count):
+            if task.stages[index] == stage:
+                return task.cut[index]
+        return False
 
     cdef void _drop_from_origin(self, Origin *origin) noexcept nogil:
         origin.dropped = True

@@ -284,6 +284,7 @@ cdef class FlatMapValues(Node):
     cdef int process(self, object key, object value) except -1:
         for each in self.call_value(key, value):
             self.forward(key, each)
+            self.collector.node = self.name      # a generator goes on here
         return 0
 
 
@@ -310,6 +311,7 @@ cdef class FlatMap(Node):
         for each in self.call_key_value(key, value):
             key, value = key_value(each, self.name)
             self.forward(key, value)
+            self.collector.node = self.name      # a generator goes on here
         return 0
 
 

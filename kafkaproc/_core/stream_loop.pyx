@@ -380,6 +380,7 @@ cdef class StreamLoop:
         """Nothing of this task has an effect from here on, whatever still runs (I8)."""
         cdef _TaskHandle handle = self.tasks[task_id]
         self._stop_intake(handle)
+        self.collector.drop_waiting(handle.task)     # what replays have made since
         handle.task.state = TASK_FENCED
 
     def open_events(self, str task_id) -> int:
@@ -875,6 +876,7 @@ cdef class StreamLoop:
             node = <StageNode>(<TaskRuntime>event.task.runtime).stage_nodes[event.stage]
             if event.effect == EFFECT_ERROR:
                 self._fail(event.task, event.partition, event.offset, node.name, 0, <object>event.result)
+                collector.cut_off(event.task, event.stage)
                 collector.finish_event(event, False)
                 continue
             collector.begin_replay(event)
@@ -887,6 +889,7 @@ cdef class StreamLoop:
             except BaseException as error:
                 collector.abandon()
                 self._fail(event.task, event.partition, event.offset, collector.node, collector.activity, error)
+                collector.cut_off(event.task, event.stage)
                 collector.finish_event(event, False)
             else:
                 collector.release()
@@ -912,9 +915,10 @@ cdef class StreamLoop:
         return 0
 
     cdef int _fail(self, Task *task, Partition *partition, int64_t offset, object node, int activity, object error) except -1:
-        """A record ends its task: it takes no further record. What runs may finish, and is published."""
+        """A record ends its task: it takes no further record, and starts no further event. What runs may finish, and is published."""
         if task.state == TASK_RUNNING:
             task.state = TASK_CLOSING
+        self.collector.drop_waiting(task)
         if self.failure is None:
             self.failure = RecordFailure(
                 error, (<TaskRuntime>task.runtime).task_id, node, activity,
@@ -1017,7 +1021,8 @@ cdef class _TaskHandle:
             raise MemoryError
         self.task.partitions = <Partition *>calloc(partition_count, sizeof(Partition))
         self.task.stages = <int32_t *>calloc(stage_count + 1, sizeof(int32_t))
-        if self.task.partitions == NULL or self.task.stages == NULL:
+        self.task.cut = <bint *>calloc(stage_count + 1, sizeof(bint))
+        if self.task.partitions == NULL or self.task.stages == NULL or self.task.cut == NULL:
             raise MemoryError
         self.task.partition_count = partition_count
         self.task.stage_count = stage_count
@@ -1035,6 +1040,7 @@ cdef class _TaskHandle:
             free(self.task.partitions[index].fetched)
         free(self.task.partitions)
         free(self.task.stages)
+        free(self.task.cut)
         free(self.task)
         self.task = NULL
 
