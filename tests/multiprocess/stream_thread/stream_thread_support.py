@@ -15,6 +15,7 @@ and must not report a failure, unless the test says that it expects one.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import select
@@ -99,6 +100,29 @@ def numbered(
         )
         for number, key in enumerate(keys, start)
     ]
+
+
+class Gate:
+    """Calls wait at it until the test opens it. One for async functions and blocking threads alike."""
+
+    def __init__(self) -> None:
+        self._opened = threading.Event()
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    async def wait(self) -> None:
+        opened = asyncio.Event()
+        self._waiting.append((asyncio.get_running_loop(), opened))
+        if not self._opened.is_set():
+            await opened.wait()
+
+    def wait_blocking(self) -> None:
+        assert self._opened.wait(DEADLINE_S)
+
+    def open(self) -> None:
+        self._opened.set()
+        for loop, opened in self._waiting:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(opened.set)
 
 
 class Bench:
@@ -400,11 +424,14 @@ class StreamThreadRun:
         ]
 
     def close_tasks(self, *task_ids: str, deadline_ms: int = int(DEADLINE_S * 1000)) -> TasksClosed:
-        task_ids = task_ids or tuple(self.task_ids())
-        self.channel.send(CloseTasks(task_ids, deadline_ms))
-        closed = self.wait_for(TasksClosed)
-        assert closed.task_ids == task_ids
-        return closed
+        self.begin_close(*task_ids, deadline_ms=deadline_ms)
+        return self.closed()
+
+    def begin_close(self, *task_ids: str, deadline_ms: int = int(DEADLINE_S * 1000)) -> None:
+        self.channel.send(CloseTasks(task_ids or tuple(self.task_ids()), deadline_ms))
+
+    def closed(self) -> TasksClosed:
+        return self.wait_for(TasksClosed)
 
     def shutdown(self, deadline_ms: int = 5_000) -> None:
         """Ends the stream thread; returns when it is gone."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from stream_thread_support import Bench, Record, numbered
+from stream_thread_support import Bench, Gate, Record, numbered
 
 import kafkaproc as kp
 
@@ -311,3 +311,74 @@ def test_i1_keys_of_different_partitions_are_different_keys(bench: Bench) -> Non
     with bench.run(app) as thread:
         thread.assign()
         thread.finish(source, 2)
+
+
+@pytest.mark.parametrize("fails_at", ["stage", "below"])
+def test_i1_nothing_of_a_key_overtakes_its_failed_record(bench: Bench, fails_at: str) -> None:
+    """Whatever ran after the failed record would be in the completed set, and the record would run again after it."""
+    source, sink = bench.topic(), bench.topic()
+    called: list[int] = []
+
+    async def call(value: Any) -> Any:
+        called.append(value["i"])
+        if value["i"] == 2 and fails_at == "stage":
+            raise RuntimeError("two")
+        return value
+
+    def below(value: Any) -> Any:
+        if value["i"] == 2 and fails_at == "below":
+            raise RuntimeError("two")
+        return value
+
+    app = kp.App("test")
+    app.stream(source, key=STRING, value=JSON).map_values(call).map_values(below).to(sink, value=JSON)
+    bench.feed(source, numbered(["same"] * 6))
+    with bench.run(app) as thread:
+        thread.assign()
+        assert thread.failure().offset == 2
+        thread.until(lambda: thread.committable(source) == 2)
+        thread.beats()
+        assert called == [0, 1, 2]
+        assert thread.state(source).completed_ahead_count == 0
+        assert [record.json["i"] for record in bench.log(sink)] == [0, 1]
+
+
+def test_i1_nothing_of_a_key_overtakes_a_record_that_a_closing_task_has_dropped(bench: Bench) -> None:
+    """Record 1 waits at the second stage when the task is closed, record 2 of its key still runs at the first."""
+    source, sink = bench.topic(), bench.topic()
+    gates = {0: Gate(), 2: Gate()}
+    first: list[int] = []
+    second: list[int] = []
+
+    async def early(value: Any) -> Any:
+        first.append(value["i"])
+        if value["i"] == 2:
+            await gates[2].wait()
+        return value
+
+    async def late(value: Any) -> Any:
+        second.append(value["i"])
+        if value["i"] == 0:
+            await gates[0].wait()
+        return value
+
+    app = kp.App("test")
+    (
+        app.stream(source, key=STRING, value=JSON)
+        .map_values(early)
+        .map_values(late, max_in_flight=1)
+        .to(sink, value=JSON)
+    )
+    bench.feed(source, numbered(["other", "same", "same"]))
+    with bench.run(app) as thread:
+        thread.assign()
+        thread.until(lambda: first == [0, 1, 2] and second == [0] and thread.counter("waiting") == 1)
+        thread.begin_close("0_0")
+        thread.beats()
+        gates[2].open()
+        thread.until(lambda: len(thread.segment.in_flight()) == 1)
+        gates[0].open()
+        assert thread.closed().drained
+        assert second == [0]
+        state = thread.state(source)
+        assert (state.committable_offset, state.completed_ahead_count) == (1, 0)
