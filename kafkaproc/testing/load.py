@@ -6,7 +6,7 @@
     with load.at_rate(5_000): kill_things()         or steadily, from a thread, while things happen
     check_sequences(read_topic(…), load.expected)   nothing lost, every key in order
 
-A record is  key `key-000017`, value `{"key":"key-000017","sequence":42,"payload":"…"}`.
+A record is  key `key-000017`, value `{"key":"key-000017","sequence":42}`, with further fields as wanted.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 
+import orjson
 from confluent_kafka import KafkaError, Message, Producer
 
 _PACE_S = 0.01
@@ -25,7 +26,7 @@ _FLUSH_TIMEOUT_S = 120.0
 class SequenceLoad:
     """`key_count` keys, chosen at random from `seed` or by `choose_key(record number) -> key number`.
 
-    `payload_bytes` of filling make the records larger. Keys are partitioned as Java's producer does it. Used
+    `fields` are added to each record's JSON, to make it as large as real ones. Keys are partitioned as in Java. Used
     from one thread at a time; `at_rate` is the exception, and ends before the next use.
     """
 
@@ -35,7 +36,7 @@ class SequenceLoad:
         topic: str,
         *,
         key_count: int,
-        payload_bytes: int = 0,
+        fields: Mapping[str, object] | None = None,
         seed: int = 0,
         choose_key: Callable[[int], int] | None = None,
         producer_conf: Mapping[str, str | int | float | bool] | None = None,
@@ -43,7 +44,7 @@ class SequenceLoad:
         self._topic = topic
         self._names = [f"key-{number:06d}" for number in range(key_count)]
         self._counts = [0] * key_count
-        self._tail = f',"payload":"{"x" * payload_bytes}"}}' if payload_bytes else "}"
+        self._tail = f",{orjson.dumps(fields)[1:].decode()}" if fields else "}"
         random_source = random.Random(seed)
         self._choose_key = choose_key or (lambda number: random_source.randrange(key_count))
         self._record_count = 0

@@ -30,7 +30,9 @@ def test_a_produced_load_is_read_back_whole_and_in_order(
     kafka_cluster: KafkaCluster, kafka_topic: TopicFactory
 ) -> None:
     topic = kafka_topic(partitions=4)
-    load = SequenceLoad(kafka_cluster.bootstrap_servers, topic, key_count=100, payload_bytes=50)
+    load = SequenceLoad(
+        kafka_cluster.bootstrap_servers, topic, key_count=100, fields={"total": 9.5, "note": "x" * 50}
+    )
     load.produce(20_000)
     records = read_topic(kafka_cluster.bootstrap_servers, topic)
     check_sequences(records, load.expected).require(duplicate_max=0, step_back_max=0)
