@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A hand-written consume → JSON → function → JSON → produce loop on confluent-kafka.
 
-Untuned it is what tutorials show: poll one message, `json`, produce, and once a second flush and commit. With --tuned it
+Untuned it is what tutorials show: poll one message, `json`, produce, and once a second flush and commit. Tuned it
 is what remains after profiling: batches, orjson, and `fetch.queue.backoff.ms`, whose default of one second lets the
 fetcher stall whenever its queue was full.
 """

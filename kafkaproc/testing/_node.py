@@ -60,6 +60,11 @@ TEST_PROFILE = Profile(
         "num.io.threads": "4",
         "num.replica.fetchers": "1",
         "background.threads": "2",
+        # A killed node is refused as a duplicate of itself until its old session has expired.
+        "broker.session.timeout.ms": "3000",
+        "broker.heartbeat.interval.ms": "500",
+        "controller.quorum.election.timeout.ms": "500",
+        "controller.quorum.fetch.timeout.ms": "1500",
         # Tests make sessions expire; they need not wait long for that.
         "group.min.session.timeout.ms": "1000",
         "group.consumer.min.session.timeout.ms": "1000",
@@ -114,11 +119,8 @@ def cluster_properties(node_count: int) -> dict[str, str]:
         "share.coordinator.state.topic.min.isr": in_sync,
         # The first member of a group does not wait three seconds for a second one.
         "group.initial.rebalance.delay.ms": "0",
-        # A killed node is refused as a duplicate of itself until its old session has expired.
-        "broker.session.timeout.ms": "3000",
-        "broker.heartbeat.interval.ms": "500",
-        "controller.quorum.election.timeout.ms": "500",
-        "controller.quorum.fetch.timeout.ms": "1500",
+        # A deleted topic's files go at once, not after a minute.
+        "file.delete.delay.ms": "1000",
         # Records with the timestamps of real data, years old, are not deleted under the test.
         "log.retention.ms": "-1",
     }

@@ -11,6 +11,7 @@ the thread that started the cluster (PR_SET_PDEATHSIG), so a killed test run lea
 """
 
 import contextlib
+import os
 import secrets
 import shutil
 import signal
@@ -35,6 +36,8 @@ from kafkaproc.testing.wait import wait_until
 
 START_TIMEOUT_S = 90.0  # a start takes some 3 s; a CI machine with two busy cores has been seen to take 30
 CHANGE_TIMEOUT_S = 30.0
+_SHARED_MEMORY = Path("/dev/shm")
+_SHARED_MEMORY_MIN_BYTES = 4 * 2**30
 
 
 class KafkaCluster:
@@ -96,7 +99,7 @@ class KafkaCluster:
         jars = fetch_kafka(self.version, self._progress)
         archive = class_archive(jars, self._progress)
         self._java_options = [f"-XX:SharedArchiveFile={archive}"] if archive else []
-        self._directory = Path(tempfile.mkdtemp(prefix="kafkaproc-kafka-"))
+        self._directory = _new_directory()
         try:
             self._progress(f"starting Kafka {self.version}, {self._node_count} node(s)")
             self._write_nodes(jars)
@@ -306,3 +309,17 @@ class KafkaCluster:
     def __repr__(self) -> str:
         state = "stopped" if self._directory is None else self.bootstrap_servers
         return f"<KafkaCluster {self.version}, {self._node_count} node(s), {state}>"
+
+
+def _new_directory() -> Path:
+    """A folder in memory where there is room, unless TMPDIR says otherwise.
+
+    Controllers wait for `fsync` again and again. On a disk that is busy with other things that takes seconds, in
+    which a broker's session expires and a test sees an election that it did not ask for.
+    """
+    parent: Path | None = None
+    if "TMPDIR" not in os.environ and os.access(_SHARED_MEMORY, os.W_OK):
+        parent = (
+            _SHARED_MEMORY if shutil.disk_usage(_SHARED_MEMORY).free >= _SHARED_MEMORY_MIN_BYTES else None
+        )
+    return Path(tempfile.mkdtemp(prefix="kafkaproc-kafka-", dir=parent))

@@ -3,7 +3,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, TypeVar, cast
 
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -11,6 +11,23 @@ Isolation = Literal["read_committed", "read_uncommitted"]
 
 _BATCH_COUNT = 10_000
 _REQUEST_TIMEOUT_S = 10.0
+_RETRY_INTERVAL_S = 0.1
+
+# KafkaError.retriable() is no help: librdkafka sets it for transactions only.
+_MENDED_BY_WAITING = {
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TRANSPORT,
+    KafkaError._TIMED_OUT,
+    KafkaError._WAIT_COORD,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+}
+
+T = TypeVar("T")
 
 
 class Record(NamedTuple):
@@ -65,7 +82,7 @@ class TopicReader:
                 messages.append(message)
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._at_end.add(cast(int, message.partition()))
-            elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:
+            elif error.code() not in _MENDED_BY_WAITING:
                 raise KafkaException(error)
         return messages
 
@@ -107,26 +124,41 @@ def end_offsets(
     bootstrap_servers: str, topic: str, *, isolation: Isolation = "read_uncommitted"
 ) -> Mapping[int, int]:
     """The end of each partition: its high watermark, or under `read_committed` its last stable offset."""
-    consumer = _consumer(bootstrap_servers, "kafkaproc-testing", isolation)
-    try:
+
+    def ask(consumer: Consumer) -> dict[int, int]:
         return {
             partition: consumer.get_watermark_offsets(TopicPartition(topic, partition), _REQUEST_TIMEOUT_S)[1]
             for partition in _partitions(consumer, topic)
         }
-    finally:
-        consumer.close()
+
+    return _answer(_consumer(bootstrap_servers, "kafkaproc-testing", isolation), ask)
 
 
 def committed_offsets(bootstrap_servers: str, group: str, topic: str) -> Mapping[int, Committed]:
     """What `group` has committed for the partitions of `topic`; partitions without a commit are left out."""
-    consumer = _consumer(bootstrap_servers, group, "read_committed")
-    try:
+
+    def ask(consumer: Consumer) -> dict[int, Committed]:
         asked = [TopicPartition(topic, partition) for partition in _partitions(consumer, topic)]
         return {
             found.partition: Committed(found.offset, found.metadata or "")
             for found in consumer.committed(asked, _REQUEST_TIMEOUT_S)
             if found.offset != OFFSET_INVALID
         }
+
+    return _answer(_consumer(bootstrap_servers, group, "read_committed"), ask)
+
+
+def _answer(consumer: Consumer, ask: Callable[[Consumer], T]) -> T:
+    """Asks again while the answer is one that waiting mends, as in an election; closes the consumer."""
+    deadline = time.monotonic() + _REQUEST_TIMEOUT_S
+    try:
+        while True:
+            try:
+                return ask(consumer)
+            except KafkaException as error:
+                if error.args[0].code() not in _MENDED_BY_WAITING or time.monotonic() >= deadline:
+                    raise
+            time.sleep(_RETRY_INTERVAL_S)
     finally:
         consumer.close()
 

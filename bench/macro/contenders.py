@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be run against an input topic: our own applications, and the peers (bench/peers/README.md)."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PEERS = ROOT / "bench" / "peers"
+APPS = ROOT / "bench" / "macro" / "apps"
+CACHE = ROOT / ".cache"
+RESULTS = ROOT / "bench" / "results"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of one contender: where from, where to, how many."""
+
+    bootstrap_servers: str
+    input_topic: str
+    output_topic: str
+    group: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """`input` names the case's input that it gets; `prepare` builds what it needs, once."""
+
+    name: str
+    command: Callable[[Run], list[str]]
+    ends_itself: bool
+    environment: Callable[[Run], Mapping[str, str]] = lambda run: {}
+    prepare: Callable[[], None] = lambda: None
+    input: str = "input"
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+
+def kafkaproc(
+    name: str,
+    app: str,
+    *,
+    in_flight: int = 1,
+    call: str = "",
+    say_where: bool = False,
+    input: str = "input",
+    settings: Mapping[str, str] | None = None,
+) -> Contender:
+    """An application of ours under bench/macro/apps, one stream thread, run by `kafkaproc start`."""
+    assignments = [part for pair in (settings or {}).items() for part in ("--set", "=".join(pair))]
+
+    def command(run: Run) -> list[str]:
+        start = [sys.executable, "-m", "kafkaproc", "start", str(APPS / app), "--threads", "1"]
+        return [*start, "--bootstrap", run.bootstrap_servers, *assignments]
+
+    def environment(run: Run) -> dict[str, str]:
+        return {
+            "PYTHONPATH": str(ROOT),
+            "BENCH_APPLICATION_ID": run.group,
+            "BENCH_INPUT": run.input_topic,
+            "BENCH_OUTPUT": run.output_topic,
+            "BENCH_IN_FLIGHT": str(in_flight),
+            "BENCH_CALL": call,
+            "BENCH_SAY_WHERE": "yes" if say_where else "no",
+            "XDG_STATE_HOME": str(CACHE / "bench-state"),
+        }
+
+    return Contender(name, command, False, environment, input=input, facts={"in_flight": in_flight})
+
+
+def python_peer(name: str, script: str, *options: str, input: str = "input", **facts: float) -> Contender:
+    return Contender(
+        name,
+        lambda run: [sys.executable, str(PEERS / script), *_contract(run), *options],
+        ends_itself=True,
+        input=input,
+        facts=facts,
+    )
+
+
+def native_loop(partitions: int) -> Contender:
+    """The bare loop on librdkafka's C API (bench/native), which builds its extension when it is first run."""
+    module = [sys.executable, "-m", "bench.native.pass_through", f"--partitions={partitions}"]
+    return Contender(
+        "native_loop",
+        lambda run: [*module, *_contract(run)],
+        ends_itself=True,
+        environment=lambda run: {"PYTHONPATH": str(ROOT)},
+    )
+
+
+def quix_streams(input: str = "input") -> Contender:
+    environment = CACHE / "quix-venv"
+    requirements = PEERS / "requirements-quix.txt"
+    built_from = environment / "requirements.txt"
+
+    def prepare() -> None:
+        if not built_from.exists() or built_from.read_text() != requirements.read_text():
+            _build(sys.executable, "-m", "venv", "--clear", str(environment))
+            _build(str(environment / "bin" / "pip"), "install", "--quiet", "-r", str(requirements))
+            built_from.write_text(requirements.read_text())
+
+    return Contender(
+        "quix_streams",
+        lambda run: [str(environment / "bin" / "python"), str(PEERS / "quix_streams.py"), *_contract(run)],
+        ends_itself=True,
+        prepare=prepare,
+        input=input,
+    )
+
+
+def kafka_streams() -> Contender:
+    module = PEERS / "kafka_streams"
+    target = module / "target"
+    java = str(Path(os.environ["JAVA_HOME"], "bin", "java")) if "JAVA_HOME" in os.environ else "java"
+
+    def prepare() -> None:
+        _build("mvn", "-q", "-B", "-f", str(module / "pom.xml"), "package")
+
+    return Contender(
+        "kafka_streams",
+        lambda run: [
+            java, "-Xms1g", "-Xmx1g", "-cp", f"{target}/classes:{target}/libs/*", "kafkaproc.bench.JsonMap",
+            *_contract(run),
+        ],
+        ends_itself=True,
+        prepare=prepare,
+    )  # fmt: skip
+
+
+def _build(*command: str) -> None:
+    finished = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if finished.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} ended with {finished.returncode}:\n{finished.stdout}")
+
+
+def _contract(run: Run) -> list[str]:
+    return [
+        "--bootstrap", run.bootstrap_servers, "--input", run.input_topic, "--output", run.output_topic,
+        "--count", str(run.count), "--group", run.group,
+    ]  # fmt: skip
