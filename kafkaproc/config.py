@@ -35,8 +35,8 @@ from kafkaproc.units import parse_size_bytes as parse_size_bytes
 
 ENVIRONMENT_PREFIX: Final = "KAFKAPROC_"
 
-ENVIRONMENT_OTHERS: Final = ("CONFIG", "DEBUG", "SANITIZE")
-"""`KAFKAPROC_` variables that are no settings: the TOML file's path, two of the build; `KAFKAPROC_TEST_*`."""
+ENVIRONMENT_OTHERS: Final = ("CONFIG", "DEBUG", "KAFKA_VERSION", "SANITIZE")
+"""`KAFKAPROC_` variables that are no settings: the TOML file, the build's, the harness's; nor is `KAFKAPROC_TEST_*`."""
 
 _RANGE: Final = "kafkaproc needs 'range', which keeps co-partitioned topics together"
 
