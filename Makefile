@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Thin over ci/: each target is one command that also works without make. A fresh clone needs only this file's targets.
 
-PYTHON ?= python3
-export PYTHON
-
 .PHONY: demo test dev lint bench clean
 
 demo:   ## the demonstration: builds what it needs, then runs without Kafka and without a network
@@ -20,9 +17,9 @@ lint:   ## ruff and mypy
 	ci/bootstrap.sh dev
 	.venv/bin/python -m pytest tests/hygiene
 
-bench:  ## the table of README.md's figures, against Kafka and against other frameworks
+bench:  ## the table of the figures, beside those of other frameworks
 	ci/bootstrap.sh test
-	ci/bench.sh
+	.venv/bin/python -m bench.run
 
 clean:  ## removes what was built, the virtual environment included
 	rm -rf .venv build dist *.egg-info csrc/build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -3,7 +3,7 @@
 # Makes .venv with kafkaproc built in place: ci/bootstrap.sh [demo|dev|test]
 #
 # demo, dev   need Python 3.11 with headers, a C compiler and make.
-# test        needs Java 17 or newer and Maven too, for Apache Kafka.
+# test        needs Java 17 or newer and Maven too, for Apache Kafka, and C++ and git for the tests themselves.
 #
 # What is missing is installed where that needs no question (root on Debian and its kin); elsewhere it is named together
 # with the command that installs it. Run again, it does only what has changed since.
@@ -18,7 +18,6 @@ demo | dev | test) ;;
     exit 2
     ;;
 esac
-python=${PYTHON:-python3}
 
 fail() {
     echo "kafkaproc: $*" >&2
@@ -28,6 +27,11 @@ fail() {
 has() { command -v "$1" >/dev/null 2>&1; }
 
 python_is_new() { "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+# The first that is new enough; else plain python3, which is then named as missing.
+for python in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11} python3; do
+    if python_is_new; then break; fi
+done
 
 python_has_headers() {
     "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
@@ -65,6 +69,8 @@ missing_packages() {
         python_has_headers || echo python3-dev
     fi
     if [ "$purpose" = test ]; then
+        has c++ || echo g++
+        has git || echo git
         java_is_new || newest_java_package
         has mvn || echo maven
     fi
@@ -84,7 +90,7 @@ fi
 [ -z "$missing" ] || fail "missing: $missing
     On Debian or Ubuntu: sudo apt-get install $missing
     Elsewhere: Python 3.11 or newer with its headers, a C compiler, make$(
-    [ "$purpose" = test ] && echo ', Java 17 or newer, Maven')"
+    [ "$purpose" = test ] && echo ', C++, git, Java 17 or newer, Maven')"
 
 # The environment is made anew when Python changed, and its packages are installed anew when pyproject.toml did.
 stamp=$("$python" -c 'import sys; print(sys.version)'; cat pyproject.toml)

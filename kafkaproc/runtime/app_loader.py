@@ -23,6 +23,9 @@ from kafkaproc.errors import AppLoadError, KafkaprocError, did_you_mean
 
 _OUR_DIRECTORY: Final = str(Path(__file__).resolve().parent.parent)
 
+_loaded_files: dict[Path, ModuleType] = {}
+"""Like `sys.modules`, for files: whoever asks for an application again in this process gets the same objects."""
+
 
 class AppReference(NamedTuple):
     """A parsed reference: a path or else a module; `name` is empty where the user gave none."""
@@ -49,7 +52,10 @@ def parse_reference(reference: str) -> AppReference:
 
 
 def load_app(reference: str) -> App:
-    """Imports the application and returns its App. Raises AppLoadError; starts and connects nothing."""
+    """Imports the application, once in this process, and returns its App. Starts and connects nothing.
+
+    Raises AppLoadError.
+    """
     parsed = parse_reference(reference)
     if parsed.path is not None:
         where, module = str(parsed.path), _import_file(parsed.path)
@@ -70,6 +76,8 @@ def _import_file(path: Path) -> ModuleType:
         path.open("rb").close()
     except OSError as error:
         raise AppLoadError(f"cannot read {path}: {error.strerror}") from None
+    if (loaded := _loaded_files.get(path.resolve())) is not None:
+        return loaded
     directory = str(path.resolve().parent)
     # So that the application can import what lies beside it, as with `python app.py`.
     if directory not in sys.path:
@@ -81,6 +89,7 @@ def _import_file(path: Path) -> ModuleType:
     module, loader = importlib.util.module_from_spec(spec), spec.loader
     sys.modules[name] = module
     _run_import(lambda: loader.exec_module(module), str(path))
+    _loaded_files[path.resolve()] = module
     return module
 
 

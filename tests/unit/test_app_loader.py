@@ -61,6 +61,11 @@ def test_an_application_imports_what_lies_beside_it_and_may_bear_the_name_of_ano
     assert sys.modules["json"] is json
 
 
+def test_an_application_is_imported_once_however_often_it_is_asked_for(directory: Path) -> None:
+    (directory / "one.py").write_text(ONE_APP)
+    assert load_app("one.py") is load_app(f"{directory}/one.py:app")
+
+
 def test_one_app_under_two_names_is_one_app(directory: Path) -> None:
     (directory / "one.py").write_text(ONE_APP + "again = app\n")
     assert load_app("one.py").application_id == "one"
