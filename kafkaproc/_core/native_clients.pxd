@@ -43,6 +43,8 @@ cdef class PartitionQueue:
 
     # Up to `capacity` messages, each to be destroyed by the caller; fewer means that the queue was empty a moment ago. A message with
     # err ERR__PARTITION_EOF carries the position; any other err is an error of this partition, its text the payload.
+    # A message points into its fetch response, and keeps all of it alive (a MiB a partition, up to fetch.max.bytes): what outlives the
+    # batch by more than moments copies its key and value instead of keeping the message.
     cdef inline Py_ssize_t fetch(self, rd_kafka_message_t **messages, Py_ssize_t capacity) noexcept nogil:
         if self.queue == NULL:
             return 0
