@@ -38,7 +38,9 @@ def extension(name: str, *c_sources: str) -> Extension:
 EXTENSIONS = [
     extension("rdkafka"),
     extension("client_events"),
-    extension("native_clients"),
+    extension("native_client"),
+    extension("native_consumer"),
+    extension("native_producer"),
     extension("mock_cluster"),
     extension("commit_metadata"),
     extension("offset_tracker"),

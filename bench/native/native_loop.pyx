@@ -11,7 +11,8 @@ from posix.time cimport CLOCK_MONOTONIC, CLOCK_PROCESS_CPUTIME_ID, clock_gettime
 
 from cpython.exc cimport PyErr_CheckSignals
 
-from kafkaproc._core.native_clients cimport NativeConsumer, NativeProducer
+from kafkaproc._core.native_consumer cimport NativeConsumer
+from kafkaproc._core.native_producer cimport NativeProducer
 from kafkaproc._core.rdkafka cimport (
     ERR_NO_ERROR,
     ERR__PARTITION_EOF,

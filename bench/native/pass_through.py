@@ -10,7 +10,8 @@ import argparse
 import json
 
 from bench.native.build import build
-from kafkaproc._core.native_clients import NativeConsumer, NativeProducer
+from kafkaproc._core.native_consumer import NativeConsumer
+from kafkaproc._core.native_producer import NativeProducer
 
 
 def main() -> None:

@@ -11,10 +11,10 @@ from enum import IntEnum
 from libc.stdint cimport int16_t, int32_t
 from libc.stdlib cimport free, malloc
 
-from kafkaproc._core.native_clients cimport NativeProducer
+from kafkaproc._core.native_producer cimport NativeProducer
 from kafkaproc._core.rdkafka cimport ERR_NO_ERROR, api, rd_kafka_mock_cluster_t, rd_kafka_resp_err_t
 
-from kafkaproc._core.native_clients import ClientEvent
+from kafkaproc._core.client_events import ClientEvent
 from kafkaproc._core.rdkafka import error_name, error_text
 from kafkaproc.errors import BrokerError
 

@@ -25,7 +25,7 @@ from kafkaproc._core.flow cimport (
     headers_from_list,
     headers_to_list,
 )
-from kafkaproc._core.native_clients cimport NativeProducer
+from kafkaproc._core.native_producer cimport NativeProducer
 from kafkaproc._core.rdkafka cimport api, rd_kafka_headers_t
 
 from kafkaproc.errors import UserFunctionError

@@ -48,7 +48,8 @@ from kafkaproc._core.key_scheduler cimport (
     scheduler_running,
     scheduler_waiting,
 )
-from kafkaproc._core.native_clients cimport NativeConsumer, NativeProducer, PartitionQueue
+from kafkaproc._core.native_consumer cimport NativeConsumer, PartitionQueue
+from kafkaproc._core.native_producer cimport NativeProducer
 from kafkaproc._core.nodes cimport Source, StageNode, TaskRuntime
 from kafkaproc._core.offset_tracker cimport (
     TRACKER_BACKWARDS,

@@ -24,7 +24,8 @@ from typing import Any, Final
 
 from kafkaproc import limits
 from kafkaproc._core.flow import Stage
-from kafkaproc._core.native_clients import NativeConsumer, NativeProducer
+from kafkaproc._core.native_consumer import NativeConsumer
+from kafkaproc._core.native_producer import NativeProducer
 from kafkaproc._core.nodes import TaskRuntime
 from kafkaproc._core.offset_tracker import OffsetTracker, RestoreResult
 from kafkaproc._core.segment import ThreadSegment

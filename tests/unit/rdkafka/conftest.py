@@ -11,7 +11,9 @@ import pytest
 from rdkafka_support import Wakeup
 
 from kafkaproc._core.mock_cluster import MockCluster
-from kafkaproc._core.native_clients import NativeConsumer, NativeProducer, open_handles
+from kafkaproc._core.native_client import open_handles
+from kafkaproc._core.native_consumer import NativeConsumer
+from kafkaproc._core.native_producer import NativeProducer
 
 
 @pytest.fixture

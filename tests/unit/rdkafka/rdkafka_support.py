@@ -8,7 +8,8 @@ import select
 import time
 from collections.abc import Callable
 
-from kafkaproc._core.native_clients import Delivery, Message, NativeProducer, PartitionQueue
+from kafkaproc._core.native_consumer import Message, PartitionQueue
+from kafkaproc._core.native_producer import Delivery, NativeProducer
 
 DEADLINE_S = 20.0
 

@@ -11,7 +11,9 @@ from confluent_kafka import Consumer, TopicPartition
 from rdkafka_support import Wakeup, eventually, fill, read_count, read_records, settle
 
 from kafkaproc._core.mock_cluster import MockCluster
-from kafkaproc._core.native_clients import NativeConsumer, NativeProducer, open_handles
+from kafkaproc._core.native_client import open_handles
+from kafkaproc._core.native_consumer import NativeConsumer
+from kafkaproc._core.native_producer import NativeProducer
 from kafkaproc._core.rdkafka import error_name, thread_count
 from kafkaproc.errors import ConfigError
 

@@ -13,7 +13,8 @@ from rdkafka_support import Wakeup, fill, read_records, settle
 
 from kafkaproc._core.client_events import ClientEvent, log_events
 from kafkaproc._core.mock_cluster import ApiKey, MockCluster
-from kafkaproc._core.native_clients import NativeConsumer, NativeProducer
+from kafkaproc._core.native_consumer import NativeConsumer
+from kafkaproc._core.native_producer import NativeProducer
 from kafkaproc._core.rdkafka import error_name
 from kafkaproc.clients.embedded import EmbeddedBroker
 from kafkaproc.errors import BrokerError

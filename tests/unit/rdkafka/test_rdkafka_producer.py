@@ -9,7 +9,9 @@ import pytest
 from rdkafka_support import Wakeup, read_records, settle
 
 from kafkaproc._core.mock_cluster import ApiKey, MockCluster
-from kafkaproc._core.native_clients import NativeConsumer, NativeProducer, open_handles
+from kafkaproc._core.native_client import open_handles
+from kafkaproc._core.native_consumer import NativeConsumer
+from kafkaproc._core.native_producer import NativeProducer
 from kafkaproc._core.rdkafka import error_name, murmur2_partition
 from kafkaproc.errors import BrokerError, ConfigError
 

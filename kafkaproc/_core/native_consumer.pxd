@@ -1,35 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-# A stream thread's own consumer and producer, as handles around librdkafka's C API. See native_clients.pyx.
-#
-# Owned by, written by, read by: one thread, which opens, polls and closes them. librdkafka's threads hand over through its queues.
+# A stream thread's consumer: every partition is read from its own queue. See native_consumer.pyx.
 
 from libc.stdint cimport int32_t, int64_t
 
-from kafkaproc._core.client_events cimport ClientContext, delivery_t
-from kafkaproc._core.rdkafka cimport (
-    ERR_NO_ERROR,
-    api,
-    rd_kafka_conf_t,
-    rd_kafka_message_t,
-    rd_kafka_queue_t,
-    rd_kafka_t,
-    rd_kafka_topic_t,
-)
-
-cdef class NativeClient:
-    cdef rd_kafka_t *rk                  # NULL once closed
-    cdef rd_kafka_queue_t *queue         # delivery reports, logs, errors, statistics: what serve() serves
-    cdef ClientContext context           # context.events.count != 0: poll_events() has something for Python
-    cdef readonly str name               # librdkafka's, made from client.id: for messages
-    cdef dict topics                     # name → address of its rd_kafka_topic_t
-    cdef int acquire(self, int client_type, dict conf, dict defaults) except -1
-    cdef int release_queue(self, rd_kafka_queue_t **queue) except -1
-    cdef int release(self) except -1
-    cdef int wake_from(self, rd_kafka_queue_t *queue, int fd) except -1
-    # Serves what the queue holds, without waiting and without the GIL: delivery callbacks run, events gather in the context.
-    cdef int serve(self) except -1 nogil
-    # Valid until close(). Cached, so that a topic that is chosen record by record costs one dict lookup.
-    cdef rd_kafka_topic_t *topic(self, str name) except NULL
+from kafkaproc._core.native_client cimport NativeClient
+from kafkaproc._core.rdkafka cimport ERR_NO_ERROR, api, rd_kafka_message_t, rd_kafka_queue_t, rd_kafka_t
 
 # One assigned partition's own queue. Not reading it is how backpressure works: librdkafka stops fetching the partition at its bounds,
 # and no other partition notices.
@@ -70,8 +45,3 @@ cdef class NativeConsumer(NativeClient):
     cdef PartitionQueue open_queue(self, str topic, int32_t partition)
     cdef int close_queue(self, PartitionQueue queue) except -1
     cdef int drop_messages(self, PartitionQueue queue) except -1
-
-cdef class NativeProducer(NativeClient):
-    cdef list reports                    # deliveries that Python's produce() asked for and nobody took yet
-    # Before the first message: who is told of each delivery report. Python's produce() is refused from here on.
-    cdef int set_delivery(self, delivery_t delivery, void *opaque) except -1

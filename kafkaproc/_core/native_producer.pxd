@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+# A stream thread's producer. Messages go through rdkafka.native_produce(producer.rk, producer.topic(name), …). See native_producer.pyx.
+
+from kafkaproc._core.client_events cimport delivery_t
+from kafkaproc._core.native_client cimport NativeClient
+
+cdef class NativeProducer(NativeClient):
+    cdef list reports                    # deliveries that Python's produce() asked for and nobody took yet
+    # Before the first message: who is told of each delivery report. Python's produce() is refused from here on.
+    cdef int set_delivery(self, delivery_t delivery, void *opaque) except -1
