@@ -36,7 +36,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from kafkaproc._core.commit_metadata import CommitMetadata, decode_metadata
 from kafkaproc._core.mock_cluster import MockCluster
-from kafkaproc._core.native_clients import NativeProducer
+from kafkaproc._core.native_producer import NativeProducer
 from kafkaproc._core.segment import PartitionState, ThreadSegment
 from kafkaproc.app import App
 from kafkaproc.config import load_settings
