@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bench.macro.contenders import Contender, kafka_streams, kafkaproc, native_loop, python_peer, quix_streams
+from bench.macro.footprint import measure_footprint
 from bench.macro.hot_key import measure_beside_a_hot_key
 from bench.macro.measure import Figures, Job, measure
 from bench.macro.observers import CallLengths, KeyGaps, NothingToSee, Observer
@@ -75,6 +76,14 @@ def _ratio(ours: str, theirs: str) -> Callable[[Results], float]:
 
 def _theory(contender: str) -> Callable[[Results], float]:
     return lambda results: results.share_of_theory(contender)
+
+
+def _fact(name: str) -> Callable[[Results], float]:
+    return lambda results: results.fact("kafkaproc", name)
+
+
+def _first_output_s(results: Results) -> float:
+    return statistics.median(figures.first_output_s for figures in results.figures["kafkaproc"])
 
 
 CASES = [
@@ -175,7 +184,19 @@ CASES = [
         "completion → next record of the same key starts: 100 keys, 10 ms calls, 100 in flight",
         {"input": Input(30_000, key_count=100)},
         [kafkaproc("kafkaproc", "call.py", call="10", in_flight=100)],
-        [Bar("µs, median", lambda results: results.fact("kafkaproc", "gap_median_us"), 200, at_most=True)],
+        [Bar("µs, median", _fact("gap_median_us"), 200, at_most=True)],
         observer=KeyGaps,
+    ),
+    Case(
+        "footprint",
+        "start to first record, then idle",
+        {"input": Input(1_000)},
+        [kafkaproc("kafkaproc", "json_map.py")],
+        [
+            Bar("MiB, the idle stream-thread process", _fact("stream_thread_mib"), 90, at_most=True),
+            Bar("s from the start to the first output", _first_output_s, 2, at_most=True),
+            Bar("s for --help", _fact("help_s"), 0.2, at_most=True),
+        ],
+        measure=measure_footprint,
     ),
 ]
