@@ -113,9 +113,9 @@ def _copy_dependencies(maven: str, version: str, jars: Path) -> None:
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
         if result.returncode != 0:
-            errors = [line for line in result.stdout.splitlines() if "[ERROR]" in line] or [result.stdout]
+            reason = next((line for line in result.stdout.splitlines() if "[ERROR]" in line), result.stdout)
             raise KafkaHarnessError(
-                f"Maven could not fetch Kafka {version}:\n  " + "\n  ".join(errors[:3]) + "\n"
+                f"Maven could not fetch Kafka {version}:\n  {reason.strip()}\n"
                 "Check the version and the network; a mirror or proxy is set in ~/.m2/settings.xml."
             )
         if not any(fetched.glob("kafka_2.13-*.jar")):
