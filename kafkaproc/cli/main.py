@@ -24,7 +24,10 @@ from kafkaproc.version import __version__
 COMMANDS: Final = {
     # name → (module, what `kafkaproc --help` says)
     "start": ("kafkaproc.cli.start", "Run an application."),
-    "topology": ("kafkaproc.cli.topology", "Show an application's topology."),
+    "topology": (
+        "kafkaproc.cli.topology",
+        "Show an application's topology, its tasks, and stream threads that would idle.",
+    ),
     "config": ("kafkaproc.cli.config", "Show every setting: its value, where it came from, its meaning."),
 }
 

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import click
 
 from kafkaproc.cli.options import app_argument, settings_of, settings_options
+from kafkaproc.errors import KafkaprocError
 
 
 @click.command("start")
@@ -50,4 +52,9 @@ def command(
 
     from kafkaproc.runtime.supervisor import run
 
-    return run(app, settings)
+    try:
+        return run(app, settings)
+    except KafkaprocError as error:
+        # As a log line: whoever reads the logs as JSON must find it there, and find nothing else.
+        logging.getLogger(__name__).error("%s", error)
+        return error.exit_code
