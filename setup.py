@@ -49,7 +49,12 @@ EXTENSIONS = [
     extension("segment", "segment.c", "partition_slots.c", "in_flight.c", "ring.c"),
     extension("flow"),
     extension("nodes"),
+    extension("task_runtime"),
     extension("io_worker", "ring.c", "wakeup.c"),
+    extension("task_table"),
+    extension("publisher"),
+    extension("intake"),
+    extension("dispatcher", "ring.c", "wakeup.c"),
     extension("stream_loop", "ring.c", "wakeup.c"),
 ]
 

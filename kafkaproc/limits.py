@@ -45,7 +45,8 @@ IN_FLIGHT_KEY_PREFIX_BYTES: Final = 64
 """Bytes of an event's key kept in the in-flight table, for the log line after a crash."""
 
 STAGE_WAITING_MAX: Final = 262_144
-"""Events that wait at one async stage of one stream thread, beyond which the intake of its tasks pauses. One record's fan-out may pass it."""
+"""Events that wait at one async stage of one stream thread, beyond which the intake of its tasks pauses. One
+record's fan-out may pass it."""
 
 # memory of one stream thread
 

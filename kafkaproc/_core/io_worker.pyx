@@ -18,8 +18,8 @@ from cpython.ref cimport Py_INCREF, PyObject
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
+from kafkaproc._core.clock cimport monotonic_ns
 from kafkaproc._core.flow cimport (
     EFFECT_ERROR,
     EFFECT_LOG,
@@ -35,7 +35,7 @@ from kafkaproc._core.flow cimport (
     headers_to_list,
     pack_coordinates,
 )
-from kafkaproc._core.nodes cimport EgressSink, Source, StageNode, TaskRuntime
+from kafkaproc._core.nodes cimport EgressSink, Source, StageNode
 from kafkaproc._core.rdkafka cimport api
 from kafkaproc._core.ring cimport (
     RING_CONSUMER,
@@ -62,6 +62,7 @@ from kafkaproc._core.segment cimport (
     segment_host_wakeup,
     segment_stream_loop_wakeup,
 )
+from kafkaproc._core.task_runtime cimport TaskRuntime
 
 import asyncio
 from collections.abc import Coroutine
@@ -83,12 +84,6 @@ cdef object SELECT_KEY = Operation.SELECT_KEY
 cdef object PEEK = Operation.PEEK
 cdef object FOREACH = Operation.FOREACH
 cdef object SPLIT = Operation.SPLIT
-
-
-cdef int64_t monotonic_ns() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec
 
 
 cdef class EventContext:

@@ -2,6 +2,7 @@
 # A sub-topology compiled for one task. See nodes.pyx.
 
 from kafkaproc._core.flow cimport Collector, Event, NativeTarget, Stage
+from kafkaproc._core.native_producer cimport NativeProducer
 from kafkaproc._core.rdkafka cimport rd_kafka_topic_t
 
 cdef class Source:
@@ -30,6 +31,48 @@ cdef class Node:
     cdef object call_value(self, object key, object value)
     cdef object call_key_value(self, object key, object value)
 
+# What a user's function sees of the record that it works on. Valid during the call only.
+cdef class Context:
+    cdef Collector collector
+    cdef Node node
+    cdef bint fixed_key
+    cdef object current_key                  # as an operator above left it, or RAW
+    cdef object resources                    # resource handle → this stream thread's own instance
+    cdef readonly str task_id
+    cdef Collector record(self)
+
+cdef class Filter(Node):
+    cdef bint keep
+
+cdef class Merge(Node):
+    pass
+
+cdef class Process(Node):
+    cdef bint fixed_key
+
+cdef class Split(Node):
+    cdef list predicates                     # (predicate, its context or None), in the order of the branches
+    cdef list branches                       # Node or None, one more than predicates: the default branch
+
+cdef class Sink(Node):
+    cdef rd_kafka_topic_t *topic             # NULL where `topic_function` decides
+    cdef readonly str topic_name
+    cdef NativeProducer producer
+    cdef readonly object key_serde
+    cdef readonly object value_serde
+    cdef object key_serialize                # None: bytes as they are
+    cdef object value_serialize
+    cdef Source last_source                  # the two flags are about it
+    cdef bint same_key_serde                 # its raw key is what this sink would write
+    cdef bint same_value_serde
+    cdef object topic_function               # (key, value[, ctx]) -> str
+    cdef object partitioner                  # (topic, key, value, partition count) -> int | None
+    cdef dict partition_counts               # topic → (count, when it was asked for)
+    cdef int count_partitions(self, object topic_name) except -1
+    cdef bint is_plain(self, Source source) except -1
+    cdef object choose_topic(self, object key, object value)
+    cdef int choose_partition(self, object topic_name, object key, object value) except -2
+
 cdef class StageNode(Node):
     cdef readonly Stage stage
     cdef readonly object operation           # topology.nodes.Operation
@@ -54,11 +97,4 @@ cdef class EgressSink:
     cdef bint same_key_serde
     cdef bint same_value_serde
 
-cdef class TaskRuntime:
-    cdef readonly str task_id
-    cdef readonly list sources               # Source, in the order of the sub-topology
-    cdef readonly dict stage_nodes           # stage index -> StageNode
-    cdef readonly list processors            # opened Processor instances, in topological order
-    cdef object producer
-    cdef object resources
-    cdef Collector collector
+cdef EgressSink egress_of(Sink sink)

@@ -12,6 +12,7 @@ from cpython.ref cimport Py_INCREF, PyObject
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
 
+from kafkaproc._core.clock cimport monotonic_ns
 from kafkaproc._core.flow cimport (
     ACTIVITY_CALL,
     ACTIVITY_SERIALIZE_KEY,
@@ -43,6 +44,11 @@ def serializer(serde):
 
 def deserializer(serde):
     return None if serde.identity else serde.deserialize
+
+
+cdef enum:
+    METADATA_TIMEOUT_MS = 10_000         # to learn a topic's partition count, for a user's partitioner
+    COUNT_AGE_MAX_S = 60                 # partitions that were added are seen after this
 
 
 cdef class Source:
@@ -115,13 +121,6 @@ cdef class Source:
 
 cdef class Context:
     """What a user's function sees of the record that it works on. Valid during the call only."""
-
-    cdef Collector collector
-    cdef Node node
-    cdef bint fixed_key
-    cdef object current_key              # as an operator above left it, or RAW
-    cdef object resources                # resource handle → this stream thread's own instance
-    cdef readonly str task_id
 
     cdef Collector record(self):
         """The traversal in progress."""
@@ -270,8 +269,6 @@ cdef class MapValues(Node):
 
 
 cdef class Filter(Node):
-    cdef bint keep
-
     cdef int process(self, object key, object value) except -1:
         if value is RAW:
             value = self.collector.value()
@@ -326,9 +323,6 @@ cdef class Merge(Node):
 
 
 cdef class Split(Node):
-    cdef list predicates                 # (predicate, its context or None), in the order of the branches
-    cdef list branches                   # Node or None, one more than predicates: the default branch
-
     cdef int process(self, object key, object value) except -1:
         cdef int index
         cdef object chosen = self.branches[len(self.predicates)]
@@ -346,8 +340,6 @@ cdef class Split(Node):
 
 cdef class Process(Node):
     """A function that forwards, or a Processor: what it returns is ignored."""
-
-    cdef bint fixed_key
 
     cdef int process(self, object key, object value) except -1:
         if self.fixed_key:
@@ -368,20 +360,7 @@ def key_value(pair, str node_name):
 cdef class Sink(Node):
     """Serialises and adds an output. The topic may be a function of the record."""
 
-    cdef rd_kafka_topic_t *topic         # NULL where `topic_function` decides
-    cdef readonly str topic_name
-    cdef NativeProducer producer
-    cdef readonly object key_serde
-    cdef readonly object value_serde
-    cdef object key_serialize
-    cdef object value_serialize
-    cdef Source last_source              # the two flags are about it
-    cdef bint same_key_serde             # its raw key is what this sink would write
-    cdef bint same_value_serde
-    cdef object topic_function           # (key, value[, ctx]) -> str
-    cdef object partitioner              # (topic, key, value, partition count) -> int | None
-
-    def is_plain(self, Source source) -> bool:
+    cdef bint is_plain(self, Source source) except -1:
         """Whether a record of this source can be handed on without a look at it."""
         return (
             self.topic != NULL and self.partitioner is None
@@ -406,7 +385,7 @@ cdef class Sink(Node):
         raw_key = key is RAW and self.same_key_serde
         raw_value = value is RAW and self.same_value_serde
         if self.topic_function is not None:
-            topic_name = self.call_key_value_for_topic(key, value)
+            topic_name = self.choose_topic(key, value)
             topic = self.producer.topic(topic_name)
         if self.partitioner is not None:
             partition = self.choose_partition(topic_name, key, value)
@@ -459,16 +438,24 @@ cdef class Sink(Node):
             output.headers = api.headers_copy(collector.headers)
         return 0
 
-    cdef object call_key_value_for_topic(self, object key, object value):
+    cdef object choose_topic(self, object key, object value):
         self.function = self.topic_function
         topic_name = self.call_key_value(key, value)
         if type(topic_name) is not str or not topic_name:
             raise UserFunctionError(f"{self.name}: the topic function returned {topic_name!r}, not the name of a topic")
         return topic_name
 
-    cdef int32_t choose_partition(self, object topic_name, object key, object value) except -2:
+    cdef int count_partitions(self, object topic_name) except -1:
+        cdef int64_t now = monotonic_ns()
+        known = self.partition_counts.get(topic_name)
+        if known is None or now - known[1] > COUNT_AGE_MAX_S * <int64_t>1_000_000_000:
+            known = (self.producer.partition_count(topic_name, METADATA_TIMEOUT_MS), now)
+            self.partition_counts[topic_name] = known
+        return known[0]
+
+    cdef int choose_partition(self, object topic_name, object key, object value) except -2:
         cdef object chosen
-        cdef int count = self.producer.partition_count(topic_name)
+        cdef int count = self.count_partitions(topic_name)
         if key is RAW:
             key = self.collector.key()
         if value is RAW:
@@ -577,161 +564,3 @@ cdef class StageNode(Node):
                     api.headers_destroy(own_headers)
                     own_headers = NULL
         return 0
-
-
-KEY_OPERATIONS = frozenset({Operation.MAP, Operation.FLAT_MAP, Operation.SELECT_KEY, Operation.PROCESS})
-"""Their functions take (key, value); all others take the value."""
-
-_NODE_CLASSES = {
-    Operation.MAP: Map,
-    Operation.MAP_VALUES: MapValues,
-    Operation.FLAT_MAP: FlatMap,
-    Operation.FLAT_MAP_VALUES: FlatMapValues,
-    Operation.FILTER: Filter,
-    Operation.FILTER_NOT: Filter,
-    Operation.SELECT_KEY: SelectKey,
-    Operation.PEEK: Peek,
-    Operation.FOREACH: Foreach,
-    Operation.PROCESS: Process,
-    Operation.PROCESS_VALUES: Process,
-    Operation.SPLIT: Split,
-    Operation.BRANCH: Merge,
-    Operation.MERGE: Merge,
-}
-
-
-cdef class TaskRuntime:
-    """One task's compiled sub-topology, and the Processor instances that belong to it."""
-
-    @staticmethod
-    def compile(str task_id, subtopology, Collector collector, dict stages, NativeProducer producer, resources):
-        """Args: stages: topology node name → Stage of this stream thread; resources: handle → its instance on the stream thread."""
-        cdef TaskRuntime runtime = TaskRuntime.__new__(TaskRuntime)
-        runtime.producer = producer
-        runtime.resources = resources
-        runtime.task_id = task_id
-        runtime.collector = collector
-        runtime.stage_nodes = {}
-        runtime.processors = []
-        compiled = {}
-        for definition in reversed(subtopology.nodes):
-            children = [compiled[child] for child in definition.children]
-            if isinstance(definition, definitions.SourceNode):
-                compiled[definition] = runtime._source(definition, children)
-            elif isinstance(definition, definitions.SinkNode):
-                compiled[definition] = runtime._sink(definition)
-            elif definition.mode is Mode.SYNC:
-                compiled[definition] = runtime._node(definition, children, compiled)
-            else:
-                compiled[definition] = runtime._stage(definition, children, stages[definition.name])
-        runtime.processors.reverse()     # compiled from the sinks upwards, so opened last to first
-        runtime.sources = [compiled[definition] for definition in subtopology.nodes if isinstance(definition, definitions.SourceNode)]
-        return runtime
-
-    def _context(self, Node node, bint fixed_key):
-        cdef Context context = Context.__new__(Context)
-        context.collector = self.collector
-        context.node = node
-        context.fixed_key = fixed_key
-        context.resources = self.resources
-        context.task_id = self.task_id
-        context.current_key = RAW
-        return context
-
-    def _source(self, definition, list children):
-        cdef Source source = Source(definition, children)
-        cdef Node node = Node.__new__(Node)
-        node.name = definition.name
-        node.children = children
-        source.context = self._context(node, True)
-        return source
-
-    def _sink(self, definition):
-        cdef Sink sink = Sink.__new__(Sink)
-        cdef NativeProducer producer = self.producer
-        sink.name = definition.name
-        sink.collector = self.collector
-        sink.children = []
-        sink.producer = producer
-        sink.key_serde = definition.key_serde
-        sink.value_serde = definition.value_serde
-        sink.key_serialize = serializer(definition.key_serde)
-        sink.value_serialize = serializer(definition.value_serde)
-        sink.partitioner = definition.partitioner
-        if definition.topic_function is not None:
-            sink.topic_function = definition.topic_function.call
-            if definition.topic_function.argument_count == 3:
-                sink.context = self._context(sink, False)
-        else:
-            sink.topic_name = definition.topic
-            sink.topic = producer.topic(definition.topic)
-        return sink
-
-    def _node(self, definition, list children, dict compiled):
-        cdef Node node = _NODE_CLASSES[definition.operation].__new__(_NODE_CLASSES[definition.operation])
-        cdef bint fixed_key = definition.operation is Operation.PROCESS_VALUES
-        node.name = definition.name
-        node.collector = self.collector
-        node.children = children
-        if isinstance(node, Filter):
-            (<Filter>node).keep = definition.operation is Operation.FILTER
-        if isinstance(node, Process):
-            (<Process>node).fixed_key = fixed_key
-        if isinstance(node, Split):
-            (<Split>node).predicates = [
-                (predicate.call, self._context(node, True) if predicate.argument_count == 2 else None)
-                for predicate in definition.predicates]
-            (<Split>node).branches = [compiled[branch] for branch in definition.branch_children]
-            if len(definition.branch_children) == len(definition.predicates):
-                (<Split>node).branches.append(None)
-        elif definition.processor_factory is not None:
-            node.function = self._open_processor(definition, self._context(node, fixed_key)).process
-        elif not isinstance(node, Merge):
-            node.function = definition.function
-        if definition.argument_count == (3 if definition.operation in KEY_OPERATIONS else 2):
-            node.context = self._context(node, fixed_key)
-        return node
-
-    def _stage(self, definition, list children, Stage stage):
-        cdef StageNode node = StageNode.__new__(StageNode)
-        node.name = definition.name
-        node.collector = self.collector
-        node.children = children
-        node.stage = stage
-        if definition.options.key_serde is not None:
-            node.key_serialize = definition.options.key_serde.serialize
-        node.operation = definition.operation
-        node.takes_key = definition.operation in KEY_OPERATIONS
-        node.takes_context = definition.argument_count == (3 if node.takes_key else 2)
-        node.fixed_key = definition.operation is Operation.PROCESS_VALUES
-        if definition.operation is Operation.SPLIT:
-            node.predicates = [(predicate.call, predicate.argument_count == 2) for predicate in definition.predicates]
-            node.branch_indexes = [definition.children.index(branch) for branch in definition.branch_children]
-            if len(definition.branch_children) == len(definition.predicates):
-                node.branch_indexes.append(-1)
-        elif definition.processor_factory is not None:
-            node.user_function = self._open_processor(definition, self._context(node, node.fixed_key)).process
-        else:
-            node.user_function = definition.function
-        if all(isinstance(child, Sink) and (<Sink>child).topic != NULL and (<Sink>child).partitioner is None for child in children):
-            node.egress = [egress_of(<Sink>child) for child in children]
-        self.stage_nodes[stage.index] = node
-        return node
-
-    def _open_processor(self, definition, context):
-        processor = definition.processor_factory()
-        processor.open(context)
-        self.processors.append(processor)
-        return processor
-
-    def close(self):
-        """Closes the processors, last first; the first error is raised after all were closed."""
-        error = None
-        for processor in reversed(self.processors):
-            try:
-                processor.close()
-            except BaseException as caught:
-                error = error or caught
-        self.processors.clear()
-        if error is not None:
-            raise error

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The I/O workers of one stream-thread process: threads, event loop and resources around the native hosts of `_core/io_worker`.
+"""The I/O workers of one stream-thread process: threads, event loop and resources around the native hosts of
+`_core/io_worker`.
 
     io-asyncio        one thread with one uvloop event loop: all `async def` stages
     io-blocking-0 …   `blocking_threads` threads: all `kp.blocking` stages
@@ -7,8 +8,8 @@
 
 Each kind is started only where the topology has a stage for it.
 
-Owned by: the stream thread, which starts and stops them. A resource belongs to the thread that opened it and is closed there; async
-ones are opened before the first event, plain ones on first use.
+Owned by: the stream thread, which starts and stops them. A resource belongs to the thread that opened it and is
+closed there; async ones are opened before the first event, plain ones on first use.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ class Resources:
             raise UserFunctionError(f"ctx.resource() takes what @app.resource made, not {handle!r}")
         if handle.is_async:
             raise UserFunctionError(
-                f"resource {handle.name} is asynchronous and lives on the event loop, but was asked for on {self._where}; "
-                "use it in an `async def` function, or make it a plain generator"
+                f"resource {handle.name} is asynchronous and lives on the event loop, but was asked for on "
+                f"{self._where}; use it in an `async def` function, or make it a plain generator"
             )
         instance = self._stack.enter_context(handle.open())  # type: ignore[arg-type]
         self._opened[handle] = instance
@@ -158,8 +159,12 @@ class _AsyncioWorker:
         self._resources = Resources("the event loop")
         self._on_failure = on_failure
         self._loop = uvloop.new_event_loop()
-        self._host = AsyncioHost(segment, ASYNCIO_HOST, loop_wakeup_fd, topics, wakeup_fd, self._loop, self._resources)
-        self._stages = {_code_of(stage.function): stage.name for stage in stages if stage.function is not None}
+        self._host = AsyncioHost(
+            segment, ASYNCIO_HOST, loop_wakeup_fd, topics, wakeup_fd, self._loop, self._resources
+        )
+        self._stages = {
+            _code_of(stage.function): stage.name for stage in stages if stage.function is not None
+        }
         self._stop = asyncio.Event()
         self._ready = threading.Event()
         self._start_error: BaseException | None = None
@@ -223,8 +228,8 @@ class _AsyncioWorker:
                 reported_ns = beat_ns
                 stage, where = self._culprit(frame)
                 log.warning(
-                    "%s blocks the event loop for %.1f s, so no other call of this stream thread goes on: %s. Await what waits, "
-                    "or make the function a plain one in kafkaproc.blocking()",
+                    "%s blocks the event loop for %.1f s, so no other call of this stream thread goes on: %s. "
+                    "Await what waits, or make the function a plain one in kafkaproc.blocking()",
                     stage,
                     blocked_s,
                     where,

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stream-thread process from the inside: opens and closes tasks as the supervisor says, around the native stream loop.
+"""A stream-thread process from the inside: opens and closes tasks as the supervisor says, around the native
+stream loop.
 
     run ─▶ StreamLoop.run ──▶ CONTROL: a command ─▶ AssignTasks, CloseTasks, Shutdown
               ▲               DEADLINE: tick ─▶ closings in progress, late blocking calls, what the clients say
@@ -7,8 +8,9 @@
 
 Owned by: the main thread of the stream-thread process.
 
-Closing a task (revoked, or at shutdown) never blocks the loop. A `_Closing` goes through: intake stopped → what runs has finished, or the
-deadline has passed and it is fenced → a snapshot of what is complete was published, its outputs acknowledged → TasksClosed.
+Closing a task (revoked, or at shutdown) never blocks the loop. A `_Closing` goes through: intake stopped → what
+runs has finished, or the deadline has passed and it is fenced → a snapshot of what is complete was published,
+its outputs acknowledged → TasksClosed.
 """
 
 from __future__ import annotations
@@ -26,10 +28,11 @@ from kafkaproc import limits
 from kafkaproc._core.flow import Stage
 from kafkaproc._core.native_consumer import NativeConsumer
 from kafkaproc._core.native_producer import NativeProducer
-from kafkaproc._core.nodes import TaskRuntime
 from kafkaproc._core.offset_tracker import OffsetTracker, RestoreResult
 from kafkaproc._core.segment import ThreadSegment
-from kafkaproc._core.stream_loop import CONTROL, FAILURE, PartitionOpening, RecordFailure, StreamLoop
+from kafkaproc._core.stream_loop import CONTROL, FAILURE, RecordFailure, StreamLoop
+from kafkaproc._core.task_runtime import TaskRuntime
+from kafkaproc._core.task_table import PartitionOpening
 from kafkaproc.app import App
 from kafkaproc.errors import (
     DeserializationError,
@@ -60,7 +63,7 @@ from kafkaproc.runtime.messages import (
     TaskStart,
     ThreadFailed,
 )
-from kafkaproc.topology.nodes import Mode
+from kafkaproc.topology.nodes import Mode, ProcessorNode
 from kafkaproc.topology.topology import Subtopology, Topology
 
 log = logging.getLogger("kafkaproc.stream_thread")
@@ -105,7 +108,9 @@ class _Task:
 class StreamThread:
     """See the module."""
 
-    def __init__(self, channel: ControlChannel[Command, Reply], segment_fd: int, start: Start, app: App) -> None:
+    def __init__(
+        self, channel: ControlChannel[Command, Reply], segment_fd: int, start: Start, app: App
+    ) -> None:
         self._channel = channel
         self._start = start
         self._settings = start.settings
@@ -141,24 +146,17 @@ class StreamThread:
             | {
                 "client.id": f"{client_id}-consumer",
                 "group.id": settings.application_id,
-                "auto.offset.reset": "error" if settings.auto_offset_reset == "none" else settings.auto_offset_reset,
+                "auto.offset.reset": "error"
+                if settings.auto_offset_reset == "none"
+                else settings.auto_offset_reset,
             },
             wakeup_fd=records_fd,
         )
         self._producer = NativeProducer(
             settings.producer_conf() | {"client.id": f"{client_id}-producer"}, wakeup_fd=records_fd
         )
-        self._stages = [
-            Stage(
-                index,
-                node,
-                node.options.max_in_flight or settings.max_in_flight,
-                node.options.timeout_ms or 0,
-                node.mode is Mode.BLOCKING,
-                1 if node.options.null_key == "partition" else 0,
-            )
-            for index, node in enumerate(stage for each in self._topology.subtopologies for stage in each.stages)
-        ]
+        stages = [stage for subtopology in self._topology.subtopologies for stage in subtopology.stages]
+        self._stages = [self._stage(index, node) for index, node in enumerate(stages)]
         self._loop = StreamLoop(
             segment=self._segment,
             consumer=self._consumer,
@@ -175,7 +173,6 @@ class StreamThread:
             max_buffered_bytes=settings.input_buffer_max_bytes,
             max_task_idle_ms=settings.max_task_idle_ms,
             partition_slots=limits.PARTITIONS_PER_THREAD_MAX,
-            metadata_budget=self._start.metadata_budget,
         )
         self._workers = IoWorkers(
             self._segment,
@@ -211,7 +208,9 @@ class StreamThread:
             self._close_runtime(task)
         if not ended:
             # A user's call holds its thread, and with it the segment and the loop: the process ends under it.
-            log.warning("a call is still running %s s after the end of its task; it is abandoned", WORKERS_STOP_S)
+            log.warning(
+                "a call is still running %s s after the end of its task; it is abandoned", WORKERS_STOP_S
+            )
         if self._loop is not None:
             self._loop.close()
         if self._producer is not None:
@@ -224,6 +223,18 @@ class StreamThread:
                 os.close(fd)
         if self._shutting_down:
             self._channel.send(Stopped())
+
+    def _stage(self, index: int, node: ProcessorNode) -> Stage:
+        options = node.options
+        assert options is not None, "an async stage has options"
+        return Stage(
+            index,
+            node,
+            options.max_in_flight or self._settings.max_in_flight,
+            options.timeout_ms or 0,
+            node.mode is Mode.BLOCKING,
+            1 if options.null_key == "partition" else 0,
+        )
 
     def _eventfd(self, flags: int) -> int:
         fd = os.eventfd(0, flags | os.EFD_CLOEXEC)
@@ -279,9 +290,11 @@ class StreamThread:
         self._tasks[start.task_id] = task
         task.partitions = [self._opening(subtopology, start, partition) for partition in start.partitions]
         indexes = [stages[node.name].index for node in subtopology.stages]
-        self._loop.open_task(runtime, task.partitions, indexes)
+        self._loop.tasks.open(runtime, task.partitions, indexes)
 
-    def _opening(self, subtopology: Subtopology, start: TaskStart, partition: PartitionStart) -> PartitionOpening:
+    def _opening(
+        self, subtopology: Subtopology, start: TaskStart, partition: PartitionStart
+    ) -> PartitionOpening:
         """The partition's tracker as the last commit left it, and the offset to fetch from."""
         tracker = OffsetTracker(self._settings.max_offset_span, self._start.metadata_budget)
         source_index = next(
@@ -299,10 +312,18 @@ class StreamThread:
                         f"{where} was deleted and created again since the last commit, and auto_offset_reset is none: "
                         "set it to earliest or latest to go on"
                     )
-                log.warning("%s was deleted and created again since the last commit: starting at the %s record", where, reset)
+                log.warning(
+                    "%s was deleted and created again since the last commit: starting at the %s record",
+                    where,
+                    reset,
+                )
                 offset = OFFSET_EARLIEST if reset == "earliest" else OFFSET_LATEST
             elif result is RestoreResult.CORRUPT:
-                log.warning("the commit metadata of %s is damaged: records completed ahead of offset %d run again", where, offset)
+                log.warning(
+                    "the commit metadata of %s is damaged: records completed ahead of offset %d run again",
+                    where,
+                    offset,
+                )
         if offset < 0:
             tracker.start(-1)
         self._name_topic(partition)
@@ -330,7 +351,7 @@ class StreamThread:
     def _begin_close(self, task_ids: tuple[str, ...], deadline_ms: int) -> None:
         known = tuple(task_id for task_id in task_ids if task_id in self._tasks)
         for task_id in known:
-            self._loop.begin_close(task_id)
+            self._loop.tasks.begin_close(task_id)
         self._closings.append(_Closing(task_ids, time.monotonic_ns() + deadline_ms * 1_000_000))
         if deadline_ms == 0 or self._failed:
             self._finish_close(self._closings.pop(), drained=False)
@@ -340,16 +361,16 @@ class StreamThread:
         for closing in list(self._closings):
             known = [task_id for task_id in closing.task_ids if task_id in self._tasks]
             if closing.snapshot is None:
-                running = [task_id for task_id in known if self._loop.open_events(task_id)]
+                running = [task_id for task_id in known if self._loop.tasks.open_events(task_id)]
                 if running and now < closing.deadline_ns:
                     continue
                 for task_id in running:
                     closing.drained = False
-                    self._loop.fence(task_id)
-                closing.snapshot = self._loop.request_snapshot()
-            elif self._loop.published >= closing.snapshot or now >= closing.deadline_ns:
+                    self._loop.tasks.fence(task_id)
+                closing.snapshot = self._loop.publisher.request_snapshot()
+            elif self._loop.publisher.published >= closing.snapshot or now >= closing.deadline_ns:
                 self._closings.remove(closing)
-                drained = closing.drained and self._loop.published >= closing.snapshot
+                drained = closing.drained and self._loop.publisher.published >= closing.snapshot
                 self._finish_close(closing, drained)
         for task_id, node, topic, partition, offset in self._loop.late_blocking_events():
             self._fail_task(
@@ -362,19 +383,21 @@ class StreamThread:
                     offset=offset,
                 ),
             )
-        self._loop.free_removed()
+        self._loop.tasks.free_removed()
         self._report_clients()
         if self._worker_failure is not None and not self._failed:
             error = self._worker_failure
             self._fail_thread(
-                type(error).__name__, f"an I/O worker ended: {type(error).__name__}: {error}", users_traceback(error)
+                type(error).__name__,
+                f"an I/O worker ended: {type(error).__name__}: {error}",
+                users_traceback(error),
             )
 
     def _finish_close(self, closing: _Closing, drained: bool) -> None:
         for task_id in closing.task_ids:
             task = self._tasks.pop(task_id, None)
             if task is not None:
-                self._loop.fence(task_id)
+                self._loop.tasks.fence(task_id)
                 self._loop.remove_task(task_id)
                 self._close_runtime(task)
         self._channel.send(TasksClosed(closing.task_ids, drained))
@@ -385,13 +408,15 @@ class StreamThread:
         except Exception as error:
             log.error("a processor failed to close: %s\n%s", error, users_traceback(error))
 
-    # --- failures ------------------------------------------------------------------------------------------------------
+    # --- failures --------------------------------------------------------------------------------------------------
 
     def _report_failure(self) -> None:
         if self._loop.failure is not None:
             failure: RecordFailure = self._loop.take_failure()
             error, task_id, node, activity, topic, partition, offset = failure.args
-            self._fail_task(task_id, _record_error(error, node, activity, topic, partition, offset), cause=error)
+            self._fail_task(
+                task_id, _record_error(error, node, activity, topic, partition, offset), cause=error
+            )
             return
         kind, text, topic, partition, offset = self._loop.thread_failure()
         where = f" (record {topic}[{partition}]@{offset})" if topic is not None and offset >= 0 else ""

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+# Records out of the partitions' queues. See intake.pyx.
+
+from libc.stdint cimport int64_t, uint32_t
+
+from kafkaproc._core.flow cimport Collector, Partition, Task
+from kafkaproc._core.rdkafka cimport rd_kafka_message_t
+from kafkaproc._core.task_table cimport TaskTable
+
+cdef enum:
+    TAKE_BATCH = 256                     # records of one task a round
+    PYTHON_BATCH = 512                   # records between two acquisitions of the GIL
+
+# A fetched record whose source is Python.
+cdef struct TakenRecord:
+    Partition *partition
+    rd_kafka_message_t *message
+    uint32_t life                        # of the partition when it was taken
+
+cdef class Intake:
+    cdef Collector collector
+    cdef TaskTable tasks
+    cdef int64_t *max_waiting            # by stage
+    cdef int64_t max_buffered_bytes
+    cdef int64_t max_task_idle_ns        # -1: never wait
+    cdef TakenRecord *taken
+    cdef int taken_count
+    cdef int64_t polled_count
+    cdef int64_t skipped_count
+    cdef int64_t paused_count            # partitions that stand at a bound, as of the last round
+    cdef Partition *error_partition
+    cdef int error                       # librdkafka's, of the first partition that cannot be read
+    cdef bint take(self, int64_t now) noexcept nogil
+    cdef void records_arrived(self) noexcept nogil
+    cdef bint _is_full(self, Task *task) noexcept nogil
+    cdef bint _take_from(self, Task *task, int64_t now) noexcept nogil
+    cdef Partition *_choose(self, Task *task, int64_t now) noexcept nogil
+    cdef bint _head(self, Partition *partition) noexcept nogil

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+class Publisher:
+    """Offsets that may be committed, into shared memory."""
+
+    def request_snapshot(self) -> int:
+        """A number: once `published` has reached it, everything that is complete now is published."""
+
+    @property
+    def published(self) -> int:
+        """Number of the last snapshot that was published."""
