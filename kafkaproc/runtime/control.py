@@ -8,8 +8,8 @@ channel and goes out with the next `send`, `flush_nowait` or `receive_nowait`. T
 limits.MESSAGE_FRAME_MAX_BYTES, reached only where the other end has stopped reading; then the channel counts as broken
 (the supervisor kills and reaps such a child; a child whose supervisor is stuck stops by its lease before that).
 
-Rejected: multiprocessing.Connection (pickle, blocking), one SOCK_SEQPACKET message a frame (net.core.wmem_max bounds the
-size below an assignment of 4,096 partitions with full metadata).
+Rejected: multiprocessing.Connection (pickle, blocking), one SOCK_SEQPACKET message a frame (net.core.wmem_max bounds
+the size below an assignment of 4,096 partitions with full metadata).
 """
 
 from __future__ import annotations
@@ -104,19 +104,46 @@ class ControlChannel(Generic[Incoming, Outgoing]):
             self.flush_nowait()
         return messages
 
+    def receive_first_nowait(self) -> Incoming | None:
+        """The next message alone, or None: no byte beyond it leaves the socket, so that whoever polls `fileno()`
+        afterwards is woken by what follows."""
+        closed = False
+        while not closed and (missing := self._missing_of_first_frame()) > 0:
+            before = len(self._received)
+            closed = self._read(missing)
+            if len(self._received) == before:
+                break
+        messages = self._decode_frames()
+        if closed and not messages:
+            raise self._closed_error("the other end closed the channel")
+        return messages[0] if messages else None
+
+    def _missing_of_first_frame(self) -> int:
+        if len(self._received) < _LENGTH.size:
+            return _LENGTH.size - len(self._received)
+        return int(_LENGTH.size + _LENGTH.unpack_from(self._received)[0]) - len(self._received)
+
     def _read_available(self) -> bool:
+        """Reads until nothing is left; True where the other end is gone."""
         while True:
-            try:
-                chunk = self._connection.recv(_READ_BYTES)
-            except BlockingIOError:
+            before = len(self._received)
+            if self._read(_READ_BYTES):
+                return True
+            if len(self._received) == before:
                 return False
-            except OSError:
-                return True
-            if not chunk:
-                return True
-            self._received += chunk
             if len(self._received) > MESSAGE_FRAME_MAX_BYTES + _LENGTH.size:
                 return False  # decode first; the rest stays in the socket and keeps it readable
+
+    def _read(self, count: int) -> bool:
+        """One read; True where the other end is gone."""
+        try:
+            chunk = self._connection.recv(count)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        self._received += chunk
+        return not chunk
 
     def _decode_frames(self) -> list[Incoming]:
         messages: list[Incoming] = []
@@ -125,7 +152,9 @@ class ControlChannel(Generic[Incoming, Outgoing]):
             while len(view) - start >= _LENGTH.size:
                 (length,) = _LENGTH.unpack_from(view, start)
                 if length > MESSAGE_FRAME_MAX_BYTES:
-                    raise self._closed_error(f"a frame of {length} bytes, more than {MESSAGE_FRAME_MAX_BYTES}")
+                    raise self._closed_error(
+                        f"a frame of {length} bytes, more than {MESSAGE_FRAME_MAX_BYTES}"
+                    )
                 end = start + _LENGTH.size + length
                 if end > len(view):
                     break

@@ -15,9 +15,9 @@
 Commands are few and small. Whatever is large or frequent (committable offsets, counters, events in flight, the lease)
 stands in the shared-memory segment of the stream thread instead.
 
-The supervisor never has two commands for one task under way: it starts a task only where the last TasksClosed for it has
-arrived or the process that had it was reaped. So no message needs an epoch to be told from an older one; the epoch in
-TaskStart is for the slots and the events, whose results can outlive a task.
+The supervisor never has two commands for one task under way: it starts a task only where the last TasksClosed for it
+has arrived or the process that had it was reaped. So no message needs an epoch to be told from an older one; the
+epoch in TaskStart is for the slots and the events, whose results can outlive a task.
 """
 
 from __future__ import annotations
@@ -27,13 +27,10 @@ import msgspec
 from kafkaproc.config import Settings
 
 OFFSET_EARLIEST = -2
-"""PartitionStart.offset where nothing was committed and the reset policy is `earliest` (the number that librdkafka uses)."""
+"""PartitionStart.offset where nothing was committed and the reset policy is `earliest` (librdkafka's number for it)."""
 
 OFFSET_LATEST = -1
 """The same for `latest`."""
-
-TOPIC_ID_UNKNOWN = bytes(16)
-"""PartitionStart.topic_id where the broker has no topic ids (before Apache Kafka 2.8, and some look-alikes)."""
 
 
 class PartitionStart(msgspec.Struct, frozen=True):
@@ -50,7 +47,8 @@ class PartitionStart(msgspec.Struct, frozen=True):
     metadata: str
     """The commit metadata that came with it, undecoded; empty where there was none."""
     topic_id: bytes
-    """Of the topic as it is now; metadata that names another id belongs to a topic that no longer exists."""
+    """Of the topic as it is now; metadata that names another id belongs to a topic that no longer exists. All zero
+    where the broker has no topic ids (before Apache Kafka 2.8, and librdkafka's mock cluster)."""
     leader_epoch: int = -1
     """Committed with the offset, -1 where unknown."""
     offset_reset: str = "earliest"
@@ -81,7 +79,7 @@ class Start(ToStreamThread, frozen=True):
     client_id: str
     """Prefix for the client ids of this stream thread: `<application id>-<instance id>-StreamThread-<n>`, n from 1."""
     metadata_budget: int
-    """Characters of commit metadata a partition: min(the broker's offset.metadata.max.bytes, limits.METADATA_BUDGET_CHARS)."""
+    """Characters of commit metadata a partition: the broker's limit, at most limits.METADATA_BUDGET_CHARS."""
     lease_timeout_ms: int
     """A lease stamp older than this: stop intake and replay until it is fresh again."""
 

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the supervisor and the command line ask the cluster about topics, offsets and the group.
+
+Every call has a deadline and raises BrokerError past it; none creates anything. Used from any thread.
+
+librdkafka's mock cluster, which the demo runs on, names no controller that could be asked to describe anything: there
+topic ids stay unknown, as with brokers before Apache Kafka 2.8.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import threading
+import time
+from collections.abc import Collection, Iterable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, Final
+
+import confluent_kafka as ck
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._listoffsets import OffsetSpec
+
+from kafkaproc.clients.diagnosis import unreachable
+from kafkaproc.clients.partitions import (
+    TOPIC_ID_UNKNOWN,
+    GroupMember,
+    OffsetPair,
+    TopicInfo,
+    TopicPartition,
+)
+from kafkaproc.errors import BrokerError
+from kafkaproc.limits import METADATA_BUDGET_CHARS
+from kafkaproc.settings import Settings
+
+log = logging.getLogger(__name__)
+
+REQUEST_TIMEOUT_S: Final = 10.0
+"""The longest that one question may take: longer than a broker's restart of a connection, shorter than patience."""
+
+_FUTURE_GRACE_S: Final = 2.0
+"""librdkafka resolves a request at its own deadline; this is for the way from its thread to ours."""
+
+_REPORTS_MAX: Final = 20
+_OFFSET_TOO_MANY: Final = 10_000
+"""Partitions asked about in one request."""
+
+
+class Admin:
+    """An admin client of one cluster."""
+
+    def __init__(self, settings: Settings, client_id: str) -> None:
+        self._settings = settings
+        self._reports: list[str] = []
+        self._lock = threading.Lock()
+        conf: dict[str, Any] = {**settings.admin_conf(), "client.id": client_id, "error_cb": self._on_error}
+        try:
+            self._client = AdminClient(conf, logger=_DROPPED)
+        except (ck.KafkaException, ValueError, TypeError) as error:
+            raise BrokerError(f"the Kafka client refused its settings: {_words(error)}") from None
+
+    def _on_error(self, error: ck.KafkaError) -> None:
+        with self._lock:
+            self._reports.append(error.str())
+            del self._reports[:-_REPORTS_MAX]
+
+    # --- topics -----
+
+    def check_reachable(self, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+        """Returns when a broker answers. Raises BrokerError that says what is wrong, within `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                # A short one, so that a refusal that no patience mends is seen before the deadline.
+                self._client.list_topics(timeout=min(1.0, timeout_s))
+                return
+            except ck.KafkaException as error:
+                self._client.poll(0)
+                final = error.args[0].code() == ck.KafkaError._AUTHENTICATION or any(
+                    "authentication" in text.lower() for text in self._reports
+                )
+                if final or time.monotonic() >= deadline:
+                    raise unreachable(self._settings, self._reports, timeout_s) from None
+
+    def topic_names(self) -> set[str]:
+        """All topics that this client may see."""
+        return set(self._metadata().topics)
+
+    def topics(self, names: Collection[str]) -> dict[str, TopicInfo]:
+        """Of those of `names` that exist: partition count and id."""
+        if not names:
+            return {}
+        metadata = self._metadata()
+        ids = self._topic_ids([name for name in names if name in metadata.topics], metadata)
+        return {
+            name: TopicInfo(name, len(metadata.topics[name].partitions), ids.get(name, TOPIC_ID_UNKNOWN))
+            for name in names
+            if name in metadata.topics and metadata.topics[name].error is None
+        }
+
+    def _metadata(self) -> Any:
+        try:
+            return self._client.list_topics(timeout=REQUEST_TIMEOUT_S)
+        except ck.KafkaException as error:
+            self._client.poll(0)
+            if self._reports:
+                raise unreachable(self._settings, self._reports, REQUEST_TIMEOUT_S) from None
+            raise BrokerError(f"the cluster did not list its topics: {_words(error)}") from None
+
+    def _topic_ids(self, names: list[str], metadata: Any) -> dict[str, bytes]:
+        if _is_mock(metadata) or not names:
+            return {}
+        futures = self._client.describe_topics(ck.TopicCollection(names), request_timeout=REQUEST_TIMEOUT_S)
+        ids = {}
+        for name, future in futures.items():
+            try:
+                topic_id = _result(future, f"describing topic {name}").topic_id
+            except _Refused as error:
+                if error.code == ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    continue  # deleted between the two requests
+                raise BrokerError(str(error)) from None
+            ids[name] = struct.pack(
+                ">qq", topic_id.get_most_significant_bits(), topic_id.get_least_significant_bits()
+            )
+        return ids
+
+    # --- the broker's limits -----
+
+    def metadata_budget(self) -> int:
+        """Characters of commit metadata that a broker takes a partition, at most limits.METADATA_BUDGET_CHARS.
+
+        Falls back to that where the broker does not say, or not to us: a cluster with a lower limit then refuses
+        single commits, which the supervisor repeats without metadata.
+        """
+        metadata = self._metadata()
+        if _is_mock(metadata):
+            return METADATA_BUDGET_CHARS
+        resource = ConfigResource(ConfigResource.Type.BROKER, str(next(iter(metadata.brokers))))
+        futures = self._client.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)
+        try:
+            (config,) = (_result(future, "reading the broker's limits") for future in futures.values())
+        except (_Refused, BrokerError) as error:
+            log.info("offset.metadata.max.bytes is taken to be %d: %s", METADATA_BUDGET_CHARS, error)
+            return METADATA_BUDGET_CHARS
+        entry = config.get("offset.metadata.max.bytes")
+        return min(int(entry.value), METADATA_BUDGET_CHARS) if entry is not None else METADATA_BUDGET_CHARS
+
+    # --- offsets and members, for `lag` -----
+
+    def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """The log end of each partition, open transactions included; partitions that do not answer are left out."""
+        asked = list(partitions)
+        ends: dict[TopicPartition, int] = {}
+        for start in range(0, len(asked), _OFFSET_TOO_MANY):
+            request: dict[Any, Any] = {
+                ck.TopicPartition(*partition): OffsetSpec.latest()  # type: ignore[no-untyped-call]
+                for partition in asked[start : start + _OFFSET_TOO_MANY]
+            }
+            futures = self._client.list_offsets(request, request_timeout=REQUEST_TIMEOUT_S)
+            for partition, future in futures.items():
+                try:
+                    ends[TopicPartition(partition.topic, partition.partition)] = _result(
+                        future, f"reading the end of {partition.topic}[{partition.partition}]"
+                    ).offset
+                except _Refused as error:
+                    log.debug("%s", error)
+        return ends
+
+    def committed(self, group: str) -> dict[TopicPartition, OffsetPair]:
+        """Everything that a group has committed."""
+        futures = self._client.list_consumer_group_offsets(
+            [ck.ConsumerGroupTopicPartitions(group)], request_timeout=REQUEST_TIMEOUT_S
+        )
+        try:
+            result = _result(futures[group], f"reading the committed offsets of group {group}")
+        except _Refused as error:
+            raise BrokerError(str(error)) from None
+        return {
+            TopicPartition(each.topic, each.partition): OffsetPair(
+                each.offset, each.metadata or "", -1 if each.leader_epoch is None else each.leader_epoch
+            )
+            for each in result.topic_partitions
+            if each.offset >= 0
+        }
+
+    def members(self, group: str) -> list[GroupMember]:
+        """The members of a group with what they hold; empty where the broker cannot say."""
+        if _is_mock(self._metadata()):
+            return []
+        futures = self._client.describe_consumer_groups([group], request_timeout=REQUEST_TIMEOUT_S)
+        try:
+            description = _result(futures[group], f"describing group {group}")
+        except _Refused as error:
+            log.debug("%s", error)
+            return []
+        return [
+            GroupMember(
+                member.client_id,
+                member.host.lstrip("/"),
+                frozenset(
+                    TopicPartition(each.topic, each.partition)
+                    for each in (member.assignment.topic_partitions if member.assignment else ())
+                ),
+            )
+            for member in description.members
+        ]
+
+
+def _is_mock(metadata: Any) -> bool:
+    return str(metadata.cluster_id).startswith("mockCluster")
+
+
+class _Refused(Exception):
+    """The cluster answered with an error."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def _result(future: Future[Any], what: str) -> Any:
+    try:
+        return future.result(timeout=REQUEST_TIMEOUT_S + _FUTURE_GRACE_S)
+    except FutureTimeout:
+        raise BrokerError(f"{what}: no answer within {REQUEST_TIMEOUT_S:g} s") from None
+    except ck.KafkaException as error:
+        cause = error.args[0]
+        if cause.code() < 0:  # librdkafka's own: no broker answered
+            raise BrokerError(f"{what}: {_words(error)}") from None
+        raise _Refused(cause.code(), f"{what}: {_words(error)}") from None
+
+
+def _words(error: BaseException) -> str:
+    cause = error.args[0] if error.args else error
+    return cause.str() if isinstance(cause, ck.KafkaError) else str(error)
+
+
+_DROPPED: Final = logging.getLogger(f"{__name__}.librdkafka")
+"""librdkafka's log lines of this client: they repeat what its errors say, and go to the log from `debug` on."""
+_DROPPED.addFilter(lambda record: log.isEnabledFor(logging.DEBUG))

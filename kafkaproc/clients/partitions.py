@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a committed offset is made of, in our own types: no Kafka library is needed to handle them."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+TOPIC_ID_UNKNOWN: Final = bytes(16)
+"""The id of a topic whose broker has no topic ids."""
+
+
+class TopicPartition(NamedTuple):
+    """One partition of a topic."""
+
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]"
+
+
+class OffsetPair(NamedTuple):
+    """A committable offset with the completed set that belongs to it: one without the other says nothing."""
+
+    offset: int
+    """Exclusive, as Kafka counts: the next offset to read."""
+    metadata: str = ""
+    leader_epoch: int = -1
+    """-1: unknown."""
+
+
+class TopicInfo(NamedTuple):
+    """What the cluster says of a topic."""
+
+    name: str
+    partition_count: int
+    topic_id: bytes
+    """TOPIC_ID_UNKNOWN where the broker has none."""
+
+
+class GroupMember(NamedTuple):
+    """One member of a consumer group, as the coordinator lists it."""
+
+    client_id: str
+    host: str
+    partitions: frozenset[TopicPartition]

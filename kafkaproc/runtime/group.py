@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Group membership: a thread that owns the instance's one consumer, tells what it holds, and commits.
+
+Owned by: the membership thread (the consumer, everything below `_run`).
+Written by: the main thread, through `submit` and `close` only.
+Handed off via: `post`, a function of the supervisor that queues an event and wakes its loop; `submit`'s queue; and
+events that carry an answer, which a rebalance callback waits for while the supervisor closes tasks.
+
+Why a thread: a revocation must not return before the tasks are closed and committed, which takes as long as users'
+calls do. The supervisor's loop goes on meanwhile: it reaps, stamps the lease, and answers signals. And librdkafka's
+callbacks run inside `poll`, so that nothing else can be polled while one waits. What is submitted meanwhile is
+committed inside the callback, synchronously; otherwise commits are asynchronous, so that a coordinator that is away
+does not keep the thread from hearing that its partitions are lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from kafkaproc.clients.admin import Admin
+from kafkaproc.clients.consumer import CommitFailure, GroupConsumer, GroupProblem
+from kafkaproc.clients.partitions import OffsetPair, TopicInfo, TopicPartition
+from kafkaproc.errors import BrokerError, KafkaprocError
+from kafkaproc.runtime.assignment import Sources
+from kafkaproc.runtime.commits import OVERTAKEN, Pairs, split_requests
+from kafkaproc.settings import Settings
+
+log = logging.getLogger(__name__)
+
+POLL_S: Final = 0.05
+"""How long a request to the thread can wait; rebalances and errors end a poll at once."""
+
+FETCH_TIMEOUT_S: Final = 5.0
+"""For committed offsets: past it the thread polls, then asks again."""
+
+FETCH_RETRY_S: Final = 0.5
+ANSWER_POLL_S: Final = 0.02
+"""How soon a rebalance goes on once it is answered."""
+
+_ANSWER_GRACE_S: Final = 5.0
+"""Beyond the supervisor's own deadline: it answers by then, unless it is dead."""
+
+
+@dataclass(frozen=True)
+class PartitionsAssigned:
+    """These are held from now on, with what the group has committed for them, and the topics as they are now."""
+
+    partitions: dict[TopicPartition, OffsetPair | None]
+    topics: dict[str, TopicInfo]
+
+
+@dataclass(frozen=True)
+class PartitionsRevoked:
+    """These go when the supervisor answers, having closed and committed them."""
+
+    partitions: frozenset[TopicPartition]
+    answered: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True)
+class PartitionsLost:
+    """These are gone already: whatever of them is not committed must not be."""
+
+    partitions: frozenset[TopicPartition]
+    answered: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True)
+class GroupTrouble:
+    """What the group or the cluster says is wrong; librdkafka tries again by itself, unless it is final."""
+
+    problem: GroupProblem
+
+
+@dataclass(frozen=True)
+class GroupFailed:
+    """The instance cannot go on."""
+
+    error: KafkaprocError
+
+
+@dataclass(frozen=True)
+class CommitResult:
+    """The answer to one `submit`: what was to be committed, and what of it was not."""
+
+    pairs: Mapping[TopicPartition, OffsetPair]
+    failures: Mapping[TopicPartition, CommitFailure]
+
+
+GroupEvent = (
+    PartitionsAssigned | PartitionsRevoked | PartitionsLost | GroupTrouble | GroupFailed | CommitResult
+)
+
+
+@dataclass
+class _Commit:
+    """One under way: requests that are not answered yet, the first of them sent."""
+
+    pairs: Pairs
+    requests: list[dict[TopicPartition, OffsetPair]]
+    failures: dict[TopicPartition, CommitFailure] = field(default_factory=dict)
+
+
+class GroupMembership:
+    """See the module. `close_deadline_s` is how long the supervisor may take to close revoked tasks."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        client_id: str,
+        admin: Admin,
+        sources: Sources,
+        post: Callable[[GroupEvent], None],
+        *,
+        close_deadline_s: float,
+    ) -> None:
+        self._settings = settings
+        self._admin = admin
+        self._sources = sources
+        self._post = post
+        self._answer_timeout_s = close_deadline_s + _ANSWER_GRACE_S
+        self._unprepared: set[TopicPartition] = set()
+        self._prepare_again_at = 0.0
+        self._topics: frozenset[str] = frozenset()
+        self._look_again_at = 0.0
+        self._stop = threading.Event()
+        self._answers_only = False
+        self._requests: queue.SimpleQueue[Pairs] = queue.SimpleQueue()
+        self._commit: _Commit | None = None
+        self._consumer = GroupConsumer(settings, client_id, self)
+        self._thread = threading.Thread(target=self._run, name="membership", daemon=True)
+
+    def start(self, topics: frozenset[str]) -> None:
+        """Joins the group for `topics`."""
+        self._topics = topics
+        self._look_again_at = time.monotonic() + self._settings.metadata_max_age_ms / 1000
+        self._thread.start()
+
+    def submit(self, pairs: Pairs) -> None:
+        """Commits `pairs`; a CommitResult is posted. One at a time."""
+        self._requests.put(pairs)
+
+    def close(self, timeout_s: float) -> bool:
+        """Leaves the group; everything that is to be committed has been. False where that takes longer."""
+        self._answers_only = True
+        self._stop.set()
+        if self._thread.ident is None:
+            self._consumer.close()
+            return True
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    # --- the membership thread -----
+
+    def _run(self) -> None:
+        try:
+            self._consumer.subscribe(self._topics)
+            while not self._stop.is_set():
+                for problem in self._consumer.poll(POLL_S):
+                    self._post(GroupTrouble(problem))
+                self._start_commit()
+                now = time.monotonic()
+                if self._unprepared and now >= self._prepare_again_at:
+                    self._prepare()
+                if now >= self._look_again_at:
+                    self._look_at_topics()
+        except KafkaprocError as error:
+            self._post(GroupFailed(error))
+            while not self._stop.is_set():  # a member still, until the supervisor has closed what runs
+                self._consumer.poll(POLL_S)
+                self._start_commit()
+        finally:
+            self._consumer.close()
+
+    def _prepare(self) -> None:
+        """Asks where the partitions of the last assignments stand; they are the supervisor's only then."""
+        wanted = set(self._unprepared)
+        try:
+            topics = self._admin.topics(self._sources.resolve(self._topics | {each.topic for each in wanted}))
+            self._sources.check_exist(topics)
+            pairs = self._consumer.committed(wanted, FETCH_TIMEOUT_S)
+        except BrokerError as error:
+            log.warning("%s; asking again", error)
+            self._prepare_again_at = time.monotonic() + FETCH_RETRY_S
+            return
+        self._unprepared -= wanted
+        self._post(PartitionsAssigned(pairs, topics))
+
+    def _look_at_topics(self) -> None:
+        """New topics that a pattern matches, and topics that are gone. New partitions librdkafka notices itself."""
+        self._look_again_at = time.monotonic() + self._settings.metadata_max_age_ms / 1000
+        try:
+            existing = self._admin.topic_names()
+        except BrokerError as error:
+            log.warning("topics could not be looked at again: %s", error)
+            return
+        self._sources.check_exist(existing)
+        topics = self._sources.resolve(existing)
+        if topics != self._topics:
+            added, removed = sorted(topics - self._topics), sorted(self._topics - topics)
+            log.info("source topics changed", extra={"added": added, "removed": removed})
+            self._topics = topics
+            self._consumer.subscribe(topics)
+
+    # --- commits -----
+
+    def _start_commit(self) -> None:
+        if self._commit is None:
+            try:
+                pairs = self._requests.get_nowait()
+            except queue.Empty:
+                return
+            self._commit = _Commit(pairs, split_requests(pairs))
+            self._send_next(self._commit)
+
+    def _send_next(self, commit: _Commit) -> None:
+        """The next request of a commit, or its result."""
+        while commit.requests:
+            failure = self._consumer.commit_nowait(commit.requests[0])
+            if failure is None:
+                return
+            commit.failures.update(dict.fromkeys(commit.requests.pop(0), failure))
+        self._commit = None
+        self._post(CommitResult(commit.pairs, commit.failures))
+
+    def on_committed(
+        self, offsets: Mapping[TopicPartition, int], failures: Mapping[TopicPartition, CommitFailure]
+    ) -> None:
+        commit = self._commit
+        if commit is None or {name: pair.offset for name, pair in commit.requests[0].items()} != offsets:
+            return  # the late answer to one that was given up
+        commit.requests.pop(0)
+        commit.failures.update(failures)
+        self._send_next(commit)
+
+    def _give_up_commit(self) -> None:
+        """A rebalance callback cannot wait for the answer to an asynchronous commit."""
+        commit, self._commit = self._commit, None
+        if commit is not None:
+            interrupted = CommitFailure(OVERTAKEN, "interrupted by a rebalance", False)
+            for request in commit.requests:
+                commit.failures.update(dict.fromkeys(request, interrupted))
+            self._post(CommitResult(commit.pairs, commit.failures))
+
+    def _commit_inside_callback(self) -> None:
+        """What the supervisor submits while a callback waits for it."""
+        try:
+            pairs = self._requests.get(timeout=ANSWER_POLL_S)
+        except queue.Empty:
+            return
+        failures: dict[TopicPartition, CommitFailure] = {}
+        for request in split_requests(pairs):
+            failures.update(self._consumer.commit(request))
+        self._post(CommitResult(pairs, failures))
+
+    # --- GroupListener, called inside poll, subscribe and close -----
+
+    def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
+        self._unprepared |= partitions
+        self._prepare_again_at = 0.0
+        if not partitions:
+            self._post(PartitionsAssigned({}, {}))
+
+    def on_revoked(self, partitions: frozenset[TopicPartition]) -> None:
+        self._unprepared -= partitions
+        if partitions and not self._answers_only:
+            self._ask(PartitionsRevoked(partitions))
+
+    def on_lost(self, partitions: frozenset[TopicPartition]) -> None:
+        self._unprepared -= partitions
+        if partitions and not self._answers_only:
+            self._ask(PartitionsLost(partitions))
+
+    def _ask(self, event: PartitionsRevoked | PartitionsLost) -> None:
+        self._give_up_commit()
+        self._post(event)
+        deadline = time.monotonic() + self._answer_timeout_s
+        while not event.answered.is_set():
+            if time.monotonic() >= deadline:
+                names = [str(partition) for partition in sorted(event.partitions)]
+                log.error("partitions are handed over unanswered", extra={"partitions": names})
+                return
+            self._commit_inside_callback()

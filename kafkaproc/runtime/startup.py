@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must be true of the cluster before the instance joins its group; each check ends in one clear error.
+
+Bounded: REQUEST_TIMEOUT_S for a broker to answer, and as much for each question after that.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from kafkaproc.clients.admin import Admin
+from kafkaproc.clients.partitions import TopicInfo
+from kafkaproc.errors import TopicError
+from kafkaproc.runtime.assignment import Sources
+from kafkaproc.topology.nodes import SinkNode
+from kafkaproc.topology.topology import Topology
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ClusterFacts:
+    """What the checks have found."""
+
+    source_topics: dict[str, TopicInfo]
+    metadata_budget: int
+
+
+def check_cluster(admin: Admin, topology: Topology, sources: Sources) -> ClusterFacts:
+    """Raises BrokerError or TopicError where the topology cannot run on this cluster."""
+    admin.check_reachable()
+    existing = admin.topic_names()
+    sources.check_exist(existing)
+    _check_sinks(topology, existing)
+    return ClusterFacts(admin.topics(sources.resolve(existing)), admin.metadata_budget())
+
+
+def _check_sinks(topology: Topology, existing: set[str]) -> None:
+    """As with Kafka Streams, whose user creates every topic that is not internal: a broker that creates topics by
+    itself would do so with a partition count that nobody chose."""
+    missing = sorted(
+        {node.topic for node in topology.nodes if isinstance(node, SinkNode) and node.topic is not None}
+        - existing
+    )
+    if missing:
+        raise TopicError(
+            f"Missing sink topics: {', '.join(missing)}. Create them before the start "
+            f"(kafka-topics.sh --create --topic {missing[0]} --partitions …), or correct the names in to()"
+        )

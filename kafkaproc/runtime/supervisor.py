@@ -1,0 +1,591 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process that a user starts: holds the group membership, runs stream-thread processes, commits for them.
+
+    signals ───────────▶ ┌─────────────────────┐ ◀── GroupMembership (thread): assigned, revoked, lost;
+    pidfds: a death ───▶ │ the supervisor's    │     the answer to a commit
+    channels: replies ─▶ │ loop: main thread   │ ◀── the start-up checks (thread): the cluster is as it must be
+    control socket ────▶ └──────────┬──────────┘
+                                    └─▶ after every turn: lease, restarts, plan of tasks, handovers, commits, the end
+
+Owned by: the main thread, but for what the two threads own. Those only `post` events; the loop waits for nothing
+but its selector, so that a stuck broker, call or process holds up nobody else.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import selectors
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from kafkaproc.clients.admin import Admin
+from kafkaproc.clients.partitions import OffsetPair
+from kafkaproc.errors import EXIT_FAILURE, EXIT_OK, BrokerError, ChildDied, KafkaprocError
+from kafkaproc.observability.status import InstanceStatus
+from kafkaproc.runtime import obituary
+from kafkaproc.runtime.app_loader import load_app
+from kafkaproc.runtime.assignment import Sources, TaskId, task_count
+from kafkaproc.runtime.commits import Commits
+from kafkaproc.runtime.control_socket import ControlSocket
+from kafkaproc.runtime.group import (
+    CommitResult,
+    GroupEvent,
+    GroupFailed,
+    GroupMembership,
+    GroupTrouble,
+    PartitionsAssigned,
+    PartitionsLost,
+    PartitionsRevoked,
+)
+from kafkaproc.runtime.handovers import COMMIT_WAIT_MS, Handovers
+from kafkaproc.runtime.identity import InstanceDirectory
+from kafkaproc.runtime.lease import Lease, lease_timeout_ms
+from kafkaproc.runtime.lifecycle import InstanceState, Lifecycle
+from kafkaproc.runtime.messages import (
+    AssignTasks,
+    CloseTasks,
+    Ready,
+    Reply,
+    Shutdown,
+    Start,
+    Stopped,
+    TaskFailed,
+    TasksClosed,
+    TasksStarted,
+    ThreadFailed,
+)
+from kafkaproc.runtime.signals import SignalPipe
+from kafkaproc.runtime.startup import ClusterFacts, check_cluster
+from kafkaproc.runtime.status import instance_status
+from kafkaproc.runtime.stream_thread_process import (
+    SegmentSizes,
+    StreamThreadProcess,
+    ThreadState,
+    child_command,
+)
+from kafkaproc.runtime.stream_threads import StreamThreads
+from kafkaproc.runtime.task_board import PlacedTask, TaskBoard
+from kafkaproc.runtime.task_starts import TaskStarts
+from kafkaproc.settings import Settings
+from kafkaproc.topology.topology import Topology
+
+log = logging.getLogger(__name__)
+
+MS: Final = 1_000_000
+CLOSE_GRACE_MS: Final = 2_000
+"""Beyond the deadline that a stream thread was given to close tasks: then it is killed, since it could go on writing
+for a partition that another instance works on by now. What it has published is committed as ever."""
+
+STOP_GRACE_MS: Final = 8_000
+"""The same at the end of the instance, when clients and I/O workers are closed as well."""
+
+LEAVE_TIMEOUT_S: Final = 5.0
+"""For leaving the group and closing the consumer."""
+
+TROUBLE_QUIET_NS: Final = 10_000 * MS
+"""The same trouble is logged once in this time."""
+
+WAITING_TURN_NS: Final = 1_000 * MS
+"""How often to look at tasks that wait for the rest of their partitions."""
+
+
+def run(app_ref: str, settings: Settings, *, command: Sequence[str] | None = None) -> int:
+    """Runs the application in this process and its stream-thread processes until a signal or a failure ends it.
+
+    Returns the exit code; raises KafkaprocError for what is found wrong before the group was joined. Main thread
+    only. `command` stands in for the stream-thread process in tests.
+    """
+    topology = load_app(app_ref).build()
+    directory = InstanceDirectory.open(settings)
+    try:
+        with SignalPipe() as signals:
+            return Supervisor(
+                app_ref, settings, topology, directory, signals, command or child_command()
+            ).run()
+    finally:
+        directory.close()
+
+
+class _GroupLeft(NamedTuple):
+    in_time: bool
+
+
+_Event = GroupEvent | ClusterFacts | _GroupLeft
+
+
+class Supervisor:
+    """See the module."""
+
+    def __init__(
+        self,
+        app_ref: str,
+        settings: Settings,
+        topology: Topology,
+        directory: InstanceDirectory,
+        signals: SignalPipe,
+        command: Sequence[str],
+    ) -> None:
+        self._app_ref = app_ref
+        self._settings = settings
+        self._topology = topology
+        self._directory = directory
+        self._signals = signals
+        self._client_id = settings.client_id or f"{settings.application_id}-{directory.instance_id}"
+        self._close_ms = min(settings.shutdown_timeout_ms, settings.max_poll_interval_ms // 3)
+        self._lifecycle = Lifecycle()
+        self._lease = Lease(lease_timeout_ms(settings), time.monotonic_ns())
+        self._sources = Sources(topology)
+        self._board = TaskBoard(self._sources, settings.num_stream_threads)
+        self._commits = Commits(settings.commit_interval_ms, self._read_all_slots)
+        self._handovers = Handovers(self._commits, self._board.is_placed)
+        self._task_starts = TaskStarts(settings, self._sources, self._commits.ledger)
+        self._selector = selectors.DefaultSelector()
+        sizes = SegmentSizes(topology, settings)
+        self._threads = StreamThreads(
+            [
+                StreamThreadProcess(index, command, sizes, directory.lock_fd, settings)
+                for index in range(settings.num_stream_threads)
+            ],
+            self._selector,
+            self,
+        )
+        self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
+        self._wakeup_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._admin: Admin | None = None
+        self._group: GroupMembership | None = None
+        self._control_socket: ControlSocket | None = None
+        self._facts: ClusterFacts | None = None
+        self._quiet_until_ns: dict[str, int] = {}
+        self._signalled = False
+        self._last_commit_until_ns: int | None = None
+        self._leaving = False
+        self._finished = False
+        self._exit_code = EXIT_OK
+        self._start_error: KafkaprocError | None = None
+
+    def run(self) -> int:
+        """The life of the instance."""
+        try:
+            self._open()
+            while not self._finished:
+                self._turn()
+        finally:
+            self._close()
+        if self._start_error is not None:
+            raise self._start_error
+        return self._exit_code
+
+    def _open(self) -> None:
+        read = selectors.EVENT_READ
+        self._selector.register(self._signals, read, self._on_signals)
+        self._selector.register(self._wakeup_fd, read, self._on_events)
+        self._control_socket = ControlSocket(self._directory.path, self._selector, self._status)
+        self._admin = Admin(self._settings, f"{self._client_id}-admin")
+        # The checks take a few round trips, the processes as long to come up: side by side.
+        threading.Thread(target=self._check_cluster, name="checks", daemon=True).start()
+        for thread in self._threads:
+            self._threads.spawn(thread)
+
+    def _close(self) -> None:
+        """Whatever is left: after an orderly end only descriptors."""
+        self._threads.close()
+        if self._control_socket is not None:
+            self._control_socket.close()
+        self._selector.close()
+        # The eventfd stays open where a thread that did not end in time may still post.
+        if threading.active_count() == 1:
+            os.close(self._wakeup_fd)
+
+    # --- the loop -----
+
+    def _turn(self) -> None:
+        timeout_ns = max(0, self._next_deadline_ns() - time.monotonic_ns())
+        for key, _ in self._selector.select(timeout_ns / 1e9):
+            # An earlier handler of this turn may have closed what this one was ready on.
+            current = self._selector.get_map().get(key.fd)
+            if current is not None and current.data is key.data:
+                key.data()
+        now = time.monotonic_ns()
+        if self._lease.renew(now):
+            self._threads.stamp_lease(now)
+        self._threads.kill_late(now)
+        if self._lifecycle.ending:
+            self._advance_end(now)
+        else:
+            self._threads.restart_due(now)
+            self._apply_plan(now)
+            self._settle()
+        self._handovers.advance(now)
+        self._commits.advance(now, prove=self._lease.withheld)
+
+    def _next_deadline_ns(self) -> int:
+        deadlines = [self._lease.next_ns, *self._threads.deadlines()]
+        for optional in (
+            self._commits.deadline_ns,
+            self._handovers.deadline_ns(),
+            self._last_commit_until_ns,
+        ):
+            if optional is not None:
+                deadlines.append(optional)
+        if self._board.waiting:
+            deadlines.append(time.monotonic_ns() + WAITING_TURN_NS)
+        return min(deadlines)
+
+    def _post(self, event: _Event) -> None:
+        """Called on any thread."""
+        self._events.put(event)
+        os.eventfd_write(self._wakeup_fd, 1)
+
+    def _on_events(self) -> None:
+        os.eventfd_read(self._wakeup_fd)
+        while True:
+            try:
+                event = self._events.get_nowait()
+            except queue.Empty:
+                return
+            self._on_event(event)
+
+    def _on_event(self, event: _Event) -> None:
+        match event:
+            case ClusterFacts():
+                self._join_group(event)
+            case PartitionsAssigned():
+                self._on_assigned(event)
+            case PartitionsRevoked():
+                self._on_revoked(event)
+            case PartitionsLost():
+                self._on_lost(event)
+            case CommitResult():
+                self._on_committed(event)
+            case GroupTrouble(problem=problem) if problem.final:
+                self._fail(BrokerError(f"no member of group {self._settings.application_id}: {problem.text}"))
+            case GroupTrouble(problem=problem):
+                self._log_trouble(problem.name, problem.text)
+            case GroupFailed(error=error):
+                self._fail(error)
+            case _GroupLeft(in_time=in_time):
+                self._on_group_left(in_time)
+
+    def _log_trouble(self, name: str, text: str) -> None:
+        now = time.monotonic_ns()
+        if now >= self._quiet_until_ns.get(name, 0):
+            self._quiet_until_ns[name] = now + TROUBLE_QUIET_NS
+            log.warning("%s (the client tries again by itself)", text)
+
+    def _status(self) -> InstanceStatus:
+        return instance_status(
+            self._settings,
+            self._directory.instance_id,
+            self._lifecycle.state,
+            self._board,
+            self._commits.ledger,
+            self._threads,
+            self._sources,
+        )
+
+    # --- start -----
+
+    def _check_cluster(self) -> None:
+        """The checks' thread."""
+        assert self._admin is not None
+        try:
+            self._post(check_cluster(self._admin, self._topology, self._sources))
+        except KafkaprocError as error:
+            self._post(GroupFailed(error))
+
+    def _join_group(self, facts: ClusterFacts) -> None:
+        if self._lifecycle.ending:
+            return
+        assert self._admin is not None
+        self._task_starts.note_topics(facts.source_topics.values())
+        self._log_size()
+        try:
+            self._group = GroupMembership(
+                self._settings,
+                f"{self._client_id}-supervisor",
+                self._admin,
+                self._sources,
+                self._post,
+                close_deadline_s=(self._close_ms + CLOSE_GRACE_MS + COMMIT_WAIT_MS) / 1000,
+            )
+        except KafkaprocError as error:
+            self._fail(error)
+            return
+        self._facts = facts
+        self._commits.open(self._group.submit, time.monotonic_ns())
+        self._lifecycle.enter(InstanceState.REBALANCING)
+        self._group.start(frozenset(facts.source_topics))
+        for thread in self._threads:
+            if thread.state is ThreadState.STARTING:
+                self._send_start(thread, facts)
+
+    def _log_size(self) -> None:
+        thread_count = len(self._threads)
+        tasks = task_count(self._task_starts.partition_counts(), self._sources)
+        log.info(
+            "starting %s",
+            self._settings.application_id,
+            extra={"instance": self._directory.instance_id, "stream_threads": thread_count, "tasks": tasks},
+        )
+        if thread_count > tasks:
+            log.warning(
+                "%d of %d stream threads stay idle: there are %d tasks, as many as the largest source topic of each "
+                "sub-topology has partitions. Lower num_stream_threads, add partitions, or make slow functions async",
+                thread_count - tasks,
+                thread_count,
+                tasks,
+            )
+
+    def _settle(self) -> None:
+        """To RUNNING when every task that this instance holds runs."""
+        if self._lifecycle.state is InstanceState.REBALANCING and self._board.version and self._board.settled:
+            self._lifecycle.enter(InstanceState.RUNNING)
+            for thread in self._threads:
+                tasks = sorted(task.task_id for task in self._board.tasks_of(thread.index))
+                log.info("%s runs %s", thread.name, ", ".join(map(str, tasks)) or "no task: it is idle")
+
+    # --- stream threads: StreamThreadListener -----
+
+    def on_spawned(self, thread: StreamThreadProcess) -> None:
+        if self._facts is not None:
+            self._send_start(thread, self._facts)
+
+    def _send_start(self, thread: StreamThreadProcess, facts: ClusterFacts) -> None:
+        """As soon as the facts are there; the process has been coming up meanwhile."""
+        self._threads.send(
+            thread,
+            Start(
+                settings=self._settings,
+                app_ref=self._app_ref,
+                thread_index=thread.index,
+                incarnation=thread.incarnation,
+                instance_id=self._directory.instance_id,
+                client_id=f"{self._client_id}-StreamThread-{thread.index + 1}",
+                metadata_budget=facts.metadata_budget,
+                lease_timeout_ms=lease_timeout_ms(self._settings),
+            ),
+        )
+
+    def on_reply(self, thread: StreamThreadProcess, reply: Reply) -> None:
+        match reply:
+            case Ready():
+                if thread.state is ThreadState.STARTING:
+                    thread.state = ThreadState.READY
+                    self._board.thread_up(thread.index)
+            case TasksStarted(task_ids=task_ids):
+                for task_id in task_ids:
+                    self._board.started(TaskId.parse(task_id))
+            case TasksClosed():
+                self._on_tasks_closed(thread, reply)
+            case TaskFailed():
+                where = f"record {reply.topic}[{reply.partition}]@{reply.offset}, node {reply.node}"
+                log.error(
+                    "task %s failed at %s: %s%s", reply.task_id, where, reply.text, _below(reply.traceback)
+                )
+                self._end(InstanceState.PENDING_ERROR, reply.exit_code)
+            case ThreadFailed():
+                log.error(
+                    "%s failed: %s: %s%s", thread.name, reply.error, reply.text, _below(reply.traceback)
+                )
+                self._end(InstanceState.PENDING_ERROR, reply.exit_code)
+            case Stopped():
+                pass  # the process ends next, and that is what counts
+
+    def _on_tasks_closed(self, thread: StreamThreadProcess, reply: TasksClosed) -> None:
+        for task_id in reply.task_ids:
+            task = self._board.closed(TaskId.parse(task_id))
+            if task is not None:
+                self._read_slots(thread, [task])
+                for slot in task.slots.values():
+                    thread.give_slot(slot)
+        if thread.state is ThreadState.READY and not self._board.is_closing(thread.index):
+            thread.kill_at_ns = None
+        if not reply.drained:
+            log.warning(
+                "calls of task(s) %s were under way at the deadline: their records will run again",
+                ", ".join(reply.task_ids),
+            )
+
+    def on_death(self, thread: StreamThreadProcess, status: int) -> None:
+        """Says what it was doing, and has committed what it had published; then its tasks may go on elsewhere."""
+        now = time.monotonic_ns()
+        tasks = self._board.thread_down(thread.index)
+        self._read_slots(thread, tasks)
+        self._commits.hurry(now)
+        if tasks or not self._lifecycle.ending or (status != 0 and self._facts is not None):
+            assert thread.segment is not None
+            names = [str(task.task_id) for task in tasks]
+            log.error("%s %s", thread.name, obituary.cause_of_death(status), extra={"tasks": names})
+            stages = [stage.name for stage in self._topology.stages]
+            topics = self._task_starts.topic_names
+            obituary.log_in_flight(thread.name, thread.segment.in_flight(), topics, stages, now)
+        if self._lifecycle.ending:
+            return
+        if thread.back_off(now):
+            log.info("%s starts again in %d ms", thread.name, (thread.restart_at_ns - now) // MS)
+        else:
+            limit = self._settings.max_thread_restarts
+            self._fail(ChildDied(f"{thread.name} died more often than max_thread_restarts = {limit} allows"))
+
+    def on_failed(self, error: BrokerError) -> None:
+        self._fail(error)
+
+    def _read_slots(self, thread: StreamThreadProcess, tasks: Iterable[PlacedTask]) -> None:
+        if thread.segment is None:
+            return
+        for task in tasks:
+            for partition, slot in task.slots.items():
+                state = thread.segment.read_partition(slot)
+                # The epoch tells this life of the slot from a former one.
+                if state is not None and state.epoch == task.epoch and state.committable_offset >= 0:
+                    pair = OffsetPair(state.committable_offset, state.metadata)
+                    self._commits.ledger.publish(partition, pair)
+
+    def _read_all_slots(self) -> None:
+        for thread in self._threads:
+            self._read_slots(thread, self._board.tasks_of(thread.index))
+
+    # --- the group -----
+
+    def _on_assigned(self, event: PartitionsAssigned) -> None:
+        now = time.monotonic_ns()
+        self._lease.membership_proven(now)
+        if self._lifecycle.ending:
+            return
+        self._lifecycle.enter(InstanceState.REBALANCING)
+        try:
+            held = self._task_starts.hold(event)
+        except KafkaprocError as error:
+            self._fail(error)
+            return
+        self._board.hold(held, self._task_starts.partition_counts(), now)
+
+    def _on_revoked(self, event: PartitionsRevoked) -> None:
+        """The plan of this turn closes the tasks; those of an instance that ends are being closed already."""
+        self._handovers.begin(event, self._board.release(event.partitions))
+        if not self._lifecycle.ending:
+            self._lifecycle.enter(InstanceState.REBALANCING)
+
+    def _on_lost(self, event: PartitionsLost) -> None:
+        """Drops everything without a commit: another instance may be at work on it already."""
+        log.warning("%d partition(s) went to other instances without our doing", len(event.partitions))
+        self._commits.ledger.drop(event.partitions)
+        tasks = self._board.release(event.partitions)
+        if not self._lifecycle.ending:
+            self._lifecycle.enter(InstanceState.REBALANCING)
+            self._close_tasks(tasks, 0)
+        self._lease.membership_proven(time.monotonic_ns())
+        event.answered.set()
+
+    def _apply_plan(self, now: int) -> None:
+        plan = self._board.plan(now)
+        self._close_tasks(plan.closes, self._close_ms)
+        for index, tasks in plan.starts.items():
+            thread = self._threads[index]
+            try:
+                starts = tuple(self._task_starts.start(task, thread) for task in tasks)
+            except KafkaprocError as error:
+                self._fail(error)
+                return
+            self._threads.send(thread, AssignTasks(self._board.version, starts))
+
+    def _close_tasks(self, tasks: Iterable[PlacedTask], deadline_ms: int) -> None:
+        by_thread: dict[int, list[str]] = {}
+        for task in self._board.mark_closing(tasks):
+            by_thread.setdefault(task.thread, []).append(str(task.task_id))
+        until = time.monotonic_ns() + (deadline_ms + CLOSE_GRACE_MS) * MS
+        for index, task_ids in by_thread.items():
+            thread = self._threads[index]
+            self._threads.send(thread, CloseTasks(tuple(task_ids), deadline_ms))
+            thread.kill_after(max(until, thread.kill_at_ns or 0), "close its tasks")
+
+    def _on_committed(self, result: CommitResult) -> None:
+        accepted_at_ns, final = self._commits.settle(result.pairs, result.failures, time.monotonic_ns())
+        if accepted_at_ns is not None:
+            self._lease.membership_proven(accepted_at_ns)
+        if final:
+            self._fail(BrokerError(f"offsets cannot be committed: {final[0].text}"))
+
+    # --- the end -----
+
+    def _on_signals(self) -> None:
+        for number in self._signals.take():
+            if self._signalled:
+                log.warning("%s again: stopping at once, without a commit", number.name)
+                self._exit_code = EXIT_FAILURE
+                self._finished = True
+                return
+            self._signalled = True
+            if not self._lifecycle.ending:
+                timeout_ms = self._settings.shutdown_timeout_ms
+                log.info("%s: calls in flight have %d ms to finish", number.name, timeout_ms)
+                self._end(InstanceState.PENDING_SHUTDOWN, EXIT_OK)
+
+    def _fail(self, error: KafkaprocError) -> None:
+        """Ends the instance with an error; one from before the group was joined is the caller's to show."""
+        if self._lifecycle.state is InstanceState.PENDING_ERROR:
+            log.error("%s", error)
+            return
+        if self._lifecycle.state is InstanceState.CREATED:
+            self._start_error = error
+        else:
+            log.error("%s", error)
+        self._end(InstanceState.PENDING_ERROR, error.exit_code)
+
+    def _end(self, state: InstanceState, exit_code: int) -> None:
+        """Closes all tasks, commits and leaves the group, in the turns that follow."""
+        if self._lifecycle.state is InstanceState.PENDING_ERROR:
+            return
+        already_ending = self._lifecycle.ending
+        self._lifecycle.enter(state)
+        self._exit_code = exit_code
+        if already_ending:
+            return
+        self._board.close_all()
+        deadline_ms = self._settings.shutdown_timeout_ms
+        for thread in self._threads:
+            if thread.state is ThreadState.BACKOFF:
+                thread.state = ThreadState.GONE
+            elif thread.alive:
+                thread.state = ThreadState.STOPPING
+                if self._facts is None:
+                    thread.kill()  # it has not been started
+                else:
+                    self._threads.send(thread, Shutdown(deadline_ms))
+                    thread.kill_after(time.monotonic_ns() + (deadline_ms + STOP_GRACE_MS) * MS, "stop")
+
+    def _advance_end(self, now: int) -> None:
+        """When the processes are gone: the last commit, then out of the group."""
+        if self._leaving or self._threads.alive:
+            return
+        if not self._commits.idle:
+            if self._last_commit_until_ns is None:
+                self._last_commit_until_ns = now + COMMIT_WAIT_MS * MS
+            if now < self._last_commit_until_ns:
+                return
+            log.error("the last commit did not go through: what it would have said runs again")
+        if len(self._handovers) == 0:
+            self._last_commit_until_ns = None
+            self._leaving = True
+            threading.Thread(target=self._leave_group, name="leaving", daemon=True).start()
+
+    def _leave_group(self) -> None:
+        """A thread's, since it waits for the broker."""
+        self._post(_GroupLeft(self._group is None or self._group.close(LEAVE_TIMEOUT_S)))
+
+    def _on_group_left(self, in_time: bool) -> None:
+        if not in_time:
+            log.warning(
+                "the broker did not let this instance leave the group: its partitions move when it times out"
+            )
+        failed = self._lifecycle.state is InstanceState.PENDING_ERROR
+        self._lifecycle.enter(InstanceState.ERROR if failed else InstanceState.NOT_RUNNING)
+        self._finished = True
+
+
+def _below(traceback: str) -> str:
+    return f"\n{traceback.rstrip()}" if traceback else ""
