@@ -30,7 +30,7 @@ def main() -> None:
     consumer_conf = common | {"group.id": options.group} | settings(options.consumer)
     with (
         NativeProducer(common | settings(options.producer)) as producer,
-        NativeConsumer(consumer_conf, partitions=options.partitions) as consumer,
+        NativeConsumer(consumer_conf, partitions=1) as consumer,  # one queue for all of them
     ):
         result = pass_through(
             consumer, producer, options.input, options.partitions, options.output, options.count
