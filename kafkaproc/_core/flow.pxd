@@ -73,7 +73,6 @@ cdef struct Origin:
     Partition *partition
     int64_t offset
     int32_t pending
-    int32_t ordinal                      # events made so far: tells record ids apart
     uint32_t life                        # of the partition when it was made
     bint dropped                         # one of its events was dropped: it never completes
 
@@ -110,7 +109,7 @@ cdef struct Event:
     int32_t stage
     int32_t attempt
     int32_t in_flight_slot
-    int32_t ordinal
+    uint64_t path                        # which of its record's events at this stage: see Collector.path
     int64_t offset
     int64_t timestamp_ms
     rd_kafka_headers_t *headers          # owned copy, or NULL
@@ -128,6 +127,17 @@ cdef struct Event:
 # What a dispatch or completion ring carries while both ends are one process: a handle.
 cdef struct RingEntry:
     Event *event
+
+cdef inline uint64_t path_below(uint64_t path, uint32_t index) noexcept nogil:
+    # The place of a traversal's index-th event, or of a node's index-th call in it, in all that the record becomes: a hash
+    # of the indexes and stages on the way. It depends on what the functions above have returned, not on the order in which
+    # their calls have ended: so a record id is the same in every run. Zero for the first of the record's own traversal.
+    cdef uint64_t mixed = path + index * <uint64_t>0x9E3779B97F4A7C15
+    if mixed == 0:
+        return 0
+    mixed = (mixed ^ (mixed >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
+    mixed = (mixed ^ (mixed >> 27)) * <uint64_t>0x94D049BB133111EB
+    return mixed ^ (mixed >> 31)
 
 cdef inline uint64_t pack_coordinates(int32_t slot, int64_t offset) noexcept nogil:
     # bit 0: acknowledgement generation, set when produced; 1–12: partition slot; 13–63: offset.
@@ -164,6 +174,9 @@ cdef class Collector:
     cdef uint32_t life
     cdef Origin *origin
     cdef Event *replayed                 # the event whose effects are applied, or NULL
+    cdef uint64_t path                   # of the traversal: how the record came here. See path_below
+    cdef uint64_t traversal              # counts them
+    cdef uint32_t made_count             # events of this traversal
     cdef object node                     # where the traversal is: named in errors
     cdef int activity                    # ACTIVITY_…: what it does there
 
@@ -201,6 +214,7 @@ cdef class Collector:
     cdef char failed_topic[250]
     cdef bint no_memory
     cdef bint inconsistent               # a bug of ours was seen
+    cdef bint in_python                  # users' functions may look at the record: changed with the GIL held
 
     cdef void begin(self, Partition *partition, rd_kafka_message_t *message, uint32_t life) noexcept nogil
     cdef void hand_on(self) noexcept nogil
@@ -240,5 +254,6 @@ cdef enum:
     ACTIVITY_SERIALIZE_VALUE = 4
 
 cdef object RAW
+cdef str record_id_of(str topic, int32_t partition, int64_t offset, str node_name, uint64_t path)
 cdef list headers_to_list(rd_kafka_headers_t *headers)
 cdef rd_kafka_headers_t *headers_from_list(object headers) except? NULL

@@ -41,6 +41,10 @@ from kafkaproc import limits
 cdef object RAW = type("RAW", (), {"__slots__": (), "__repr__": lambda self: "<as in the source record>"})()
 
 
+cdef str record_id_of(str topic, int32_t partition, int64_t offset, str node_name, uint64_t path):
+    return f"{topic}/{partition}/{offset}/{node_name}/{path:x}" if path else f"{topic}/{partition}/{offset}/{node_name}"
+
+
 cdef list headers_to_list(rd_kafka_headers_t *headers):
     """Headers as [(name, bytes or None)], in their order."""
     cdef size_t index = 0
@@ -154,6 +158,9 @@ cdef class Collector:
         self.value_known = False
         self.origin = NULL
         self.replayed = NULL
+        self.path = 0
+        self.traversal += 1
+        self.made_count = 0
         self.savepoint = self.output_count
         self.made = NULL
         if self.timestamp_ms > partition.stream_time_ms:
@@ -200,6 +207,9 @@ cdef class Collector:
         self.value_known = False
         self.origin = event.origin
         self.replayed = event
+        self.path = path_below(event.path, event.stage + 1)
+        self.traversal += 1
+        self.made_count = 0
         self.savepoint = self.output_count
         self.made = NULL
 
@@ -330,8 +340,8 @@ cdef class Collector:
                 self._free_event_memory(event)
                 return NULL
         event.origin = self.origin
-        event.ordinal = self.origin.ordinal
-        self.origin.ordinal += 1
+        event.path = path_below(self.path, self.made_count)
+        self.made_count += 1
         self.origin.pending += 1
         event.next = self.made
         self.made = event
@@ -416,7 +426,6 @@ cdef class Collector:
         origin.partition = self.partition
         origin.offset = self.offset
         origin.pending = 0
-        origin.ordinal = 0
         origin.dropped = False
         origin.life = self.life
         self.task.open_origins += 1

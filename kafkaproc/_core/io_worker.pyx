@@ -34,6 +34,7 @@ from kafkaproc._core.flow cimport (
     headers_from_list,
     headers_to_list,
     pack_coordinates,
+    record_id_of,
 )
 from kafkaproc._core.nodes cimport EgressSink, Source, StageNode
 from kafkaproc._core.rdkafka cimport api
@@ -67,7 +68,7 @@ from kafkaproc._core.task_runtime cimport TaskRuntime
 import asyncio
 from collections.abc import Coroutine
 
-from kafkaproc._core.nodes import as_bytes, child_named, forwarded, key_value
+from kafkaproc._core.nodes import as_bytes, child_named, forwarded, key_value, refuse_forward
 from kafkaproc.errors import DeserializationError, SerializationError, UserFunctionError
 from kafkaproc.topology.nodes import Operation
 
@@ -84,6 +85,8 @@ cdef object SELECT_KEY = Operation.SELECT_KEY
 cdef object PEEK = Operation.PEEK
 cdef object FOREACH = Operation.FOREACH
 cdef object SPLIT = Operation.SPLIT
+cdef object PROCESS = Operation.PROCESS
+cdef object PROCESS_VALUES = Operation.PROCESS_VALUES
 
 
 cdef class EventContext:
@@ -124,9 +127,7 @@ cdef class EventContext:
     @property
     def record_id(self) -> str:
         """The same on every attempt, and different for every call of one attempt: an idempotency key for the outside world."""
-        cdef Event *event = self.live()
-        suffix = f"/{event.ordinal}" if event.ordinal else ""
-        return f"{self.topic}/{self.partition}/{self.offset}/{self.node.name}{suffix}"
+        return record_id_of(self.topic, self.partition, self.offset, self.node.name, self.live().path)
 
     def resource(self, handle):
         """The worker's own instance of a resource declared with `@app.resource`."""
@@ -136,6 +137,8 @@ cdef class EventContext:
         """Notes (value) or (key, value) for the nodes below, or only the one named by `to`. Applied when the function has returned."""
         cdef int index = -1
         self.live()
+        if self.node.operation is not PROCESS and self.node.operation is not PROCESS_VALUES:
+            refuse_forward(self.node.name)
         key, value = forwarded(record, self.same_key(), self.node.fixed_key, self.node.name)
         if to is not None:
             index = self.node.children.index(child_named(self.node.children, to, self.node.name))

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # A sub-topology compiled for one task. See nodes.pyx.
 
+from libc.stdint cimport uint32_t, uint64_t
+
 from kafkaproc._core.flow cimport Collector, Event, NativeTarget, Stage
 from kafkaproc._core.native_producer cimport NativeProducer
 from kafkaproc._core.rdkafka cimport rd_kafka_topic_t
@@ -37,9 +39,12 @@ cdef class Context:
     cdef Node node
     cdef bint fixed_key
     cdef object current_key                  # as an operator above left it, or RAW
+    cdef uint64_t traversal                  # that of the latest call
+    cdef uint32_t call_index                 # of the latest call among this traversal's
     cdef object resources                    # resource handle → this stream thread's own instance
     cdef readonly str task_id
     cdef Collector record(self)
+    cdef int note_call(self, object key) except -1
 
 cdef class Filter(Node):
     cdef bint keep

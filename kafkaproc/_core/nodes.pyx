@@ -25,11 +25,13 @@ from kafkaproc._core.flow cimport (
     Output,
     headers_from_list,
     headers_to_list,
+    path_below,
+    record_id_of,
 )
 from kafkaproc._core.native_producer cimport NativeProducer
 from kafkaproc._core.rdkafka cimport api, rd_kafka_headers_t
 
-from kafkaproc.errors import UserFunctionError
+from kafkaproc.errors import BrokerError, UserFunctionError
 from kafkaproc.topology import nodes as definitions
 from kafkaproc.topology.nodes import Mode, Operation
 
@@ -48,6 +50,7 @@ def deserializer(serde):
 
 cdef enum:
     METADATA_TIMEOUT_MS = 10_000         # to learn a topic's partition count, for a user's partitioner
+    REFRESH_TIMEOUT_MS = 1_000           # to learn whether it has grown
     COUNT_AGE_MAX_S = 60                 # partitions that were added are seen after this
 
 
@@ -124,9 +127,18 @@ cdef class Context:
 
     cdef Collector record(self):
         """The traversal in progress."""
-        if self.collector.partition == NULL:
+        if not self.collector.in_python or self.collector.partition == NULL:
             raise UserFunctionError(f"{self.node.name}: the context was used outside of a record: in open(), or after the function had returned")
         return self.collector
+
+    cdef int note_call(self, object key) except -1:
+        self.current_key = key
+        if self.traversal == self.collector.traversal:
+            self.call_index += 1
+        else:
+            self.traversal = self.collector.traversal
+            self.call_index = 0
+        return 0
 
     @property
     def topic(self) -> str:
@@ -163,7 +175,9 @@ cdef class Context:
 
     @property
     def record_id(self) -> str:
-        return f"{self.topic}/{self.partition}/{self.offset}/{self.node.name}"
+        """The same on every attempt, and different for every call of one attempt: an idempotency key for the outside world."""
+        return record_id_of(
+            self.topic, self.partition, self.offset, self.node.name, path_below(self.collector.path, self.call_index))
 
     def resource(self, handle):
         return self.resources(handle)
@@ -176,12 +190,14 @@ cdef class Context:
         cdef rd_kafka_headers_t *own_headers = NULL
         cdef Node child
         cdef object node_name = collector.node
-        key, value = forwarded(record, RAW, self.fixed_key, self.node.name)
-        if timestamp_ms is not None:
-            collector.timestamp_ms = timestamp_ms
+        if not isinstance(self.node, Process):
+            refuse_forward(self.node.name)
+        key, value = forwarded(record, self.current_key, self.fixed_key, self.node.name)
         if headers is not None:
             own_headers = headers_from_list(headers)
             collector.headers = own_headers
+        if timestamp_ms is not None:
+            collector.timestamp_ms = timestamp_ms
         try:
             if to is None:
                 self.node.forward(key, value)
@@ -194,6 +210,10 @@ cdef class Context:
             if own_headers != NULL:
                 api.headers_destroy(own_headers)
         collector.node = node_name
+
+
+def refuse_forward(str node_name):
+    raise UserFunctionError(f"{node_name}: ctx.forward is for process and process_values; here, what the function returns goes on")
 
 
 def forwarded(tuple record, object same_key, bint fixed_key, str node_name):
@@ -241,7 +261,7 @@ cdef class Node:
         if self.context is None:
             result = self.function(value)
         else:
-            (<Context>self.context).current_key = key
+            (<Context>self.context).note_call(key)
             result = self.function(value, self.context)
         if PyCoro_CheckExact(result):
             refuse_coroutine(result, self.name)
@@ -256,7 +276,7 @@ cdef class Node:
         if self.context is None:
             result = self.function(key, value)
         else:
-            (<Context>self.context).current_key = key
+            (<Context>self.context).note_call(key)
             result = self.function(key, value, self.context)
         if PyCoro_CheckExact(result):
             refuse_coroutine(result, self.name)
@@ -449,7 +469,12 @@ cdef class Sink(Node):
         cdef int64_t now = monotonic_ns()
         known = self.partition_counts.get(topic_name)
         if known is None or now - known[1] > COUNT_AGE_MAX_S * <int64_t>1_000_000_000:
-            known = (self.producer.partition_count(topic_name, METADATA_TIMEOUT_MS), now)
+            try:
+                known = (self.producer.partition_count(topic_name, METADATA_TIMEOUT_MS if known is None else REFRESH_TIMEOUT_MS), now)
+            except BrokerError:
+                if known is None:
+                    raise
+                known = (known[0], now)      # a topic's partitions only ever grow
             self.partition_counts[topic_name] = known
         return known[0]
 
@@ -512,6 +537,8 @@ cdef class StageNode(Node):
         elif key is not None:
             collector.activity = ACTIVITY_SERIALIZE_KEY
             ordering = self.key_serialize(key)
+            if not PyBytes_CheckExact(ordering):
+                ordering = as_bytes(ordering, self.name, "key")
             collector.activity = ACTIVITY_CALL
             ordering_key = PyBytes_AS_STRING(ordering)
             ordering_length = PyBytes_GET_SIZE(ordering)

@@ -143,7 +143,9 @@ cdef class StreamLoop:
             self.collector.collect_garbage()
             if reason != _PYTHON:
                 return reason
+            self.collector.in_python = True
             self._run_python()
+            self.collector.in_python = False
             if self.failure is not None:
                 return BECAUSE_FAILURE
 
