@@ -15,7 +15,12 @@ from test_stream_thread_effects import MODES, in_mode
 import kafkaproc as kp
 
 STRING, JSON, BYTES = kp.serdes.string, kp.serdes.json(), kp.serdes.bytes
-HEADERS: list[tuple[str, bytes | None]] = [("trace", b"\x00\xff"), ("empty", b""), ("null", None), ("trace", b"2")]
+HEADERS: list[tuple[str, bytes | None]] = [
+    ("trace", b"\x00\xff"),
+    ("empty", b""),
+    ("null", None),
+    ("trace", b"2"),
+]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -34,39 +39,36 @@ def test_the_context_tells_of_the_record(bench: Bench, mode: str) -> None:
 
     app = kp.App("test")
     app.stream(source, key=STRING, value=JSON).map_values(in_mode(mode, note)).to(sink, value=JSON)
-    bench.feed(source, [Record(b"first", b"1"), Record(b"k\xc3\xa4", b"2", HEADERS, 1234567890123)], partition=1)
+    bench.feed(
+        source, [Record(b"first", b"1"), Record(b"k\xc3\xa4", b"2", HEADERS, 1234567890123)], partition=1
+    )
     with bench.run(app) as thread:
         thread.assign()
         thread.finish(source, 2)
         assert seen[1] == (source, 1, 1, 1234567890123, "kä", HEADERS, 1, "0_1")
 
 
-def shapes(mode: str) -> Callable[[Any], Any]:
-    """Ways through a topology: none of them may change a record that no function changes."""
-    return {
-        "raw": lambda stream: stream,
-        "peek": lambda stream: stream.peek(lambda value: None),
-        "sync": lambda stream: stream.map_values(lambda value: value, value=BYTES),
-        "async": lambda stream: stream.map_values(in_mode("async", lambda value, ctx: value), value=BYTES),
-        "async peek": lambda stream: stream.peek(in_mode("async", lambda value, ctx: None)),
-        "async, node below": lambda stream: stream.peek(in_mode("async", lambda v, c: None)).peek(lambda v: None),
-        "blocking": lambda stream: stream.map_values(in_mode("blocking", lambda v, c: v), value=BYTES),
-        "forward": lambda stream: stream.process_values(lambda v, ctx: ctx.forward(v), value=BYTES),
-        "async forward": lambda stream: stream.process_values(
-            in_mode("async", lambda value, ctx: ctx.forward(value)), value=BYTES
-        ),
-        "two stages": lambda stream: stream.peek(in_mode("async", lambda v, c: None)).peek(
-            in_mode("blocking", lambda v, c: None)
-        ),
-    }[mode]
+WAYS: dict[str, Callable[[Any], Any]] = {
+    "raw": lambda stream: stream,
+    "peek": lambda stream: stream.peek(lambda value: None),
+    "sync": lambda stream: stream.map_values(lambda value: value, value=BYTES),
+    "async": lambda stream: stream.map_values(in_mode("async", lambda value, ctx: value), value=BYTES),
+    "async peek": lambda stream: stream.peek(in_mode("async", lambda value, ctx: None)),
+    "async, node below": lambda stream: stream.peek(in_mode("async", lambda v, c: None)).peek(lambda v: None),
+    "blocking": lambda stream: stream.map_values(in_mode("blocking", lambda v, c: v), value=BYTES),
+    "forward": lambda stream: stream.process_values(lambda v, ctx: ctx.forward(v), value=BYTES),
+    "async forward": lambda stream: stream.process_values(
+        in_mode("async", lambda value, ctx: ctx.forward(value)), value=BYTES
+    ),
+    "two stages": lambda stream: stream.peek(in_mode("async", lambda v, c: None)).peek(
+        in_mode("blocking", lambda v, c: None)
+    ),
+}
+"""Through a topology: none of them may change a record that no function changes."""
 
 
-@pytest.mark.parametrize(
-    "mode",
-    ["raw", "peek", "sync", "async", "async peek", "async, node below", "blocking", "forward", "async forward"]
-    + ["two stages"],
-)
-def test_keys_values_headers_and_timestamps_are_carried_through(bench: Bench, mode: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_keys_values_headers_and_timestamps_are_carried_through(bench: Bench, way: str) -> None:
     """Null and empty are two things, in keys, values and headers alike."""
     source, sink = bench.topic(), bench.topic()
     records = [
@@ -78,12 +80,14 @@ def test_keys_values_headers_and_timestamps_are_carried_through(bench: Bench, mo
         Record(None, None, [], 6_000),
     ]
     app = kp.App("test")
-    shapes(mode)(app.stream(source)).to(sink)
+    WAYS[way](app.stream(source)).to(sink)
     bench.feed(source, records)
     with bench.run(app) as thread:
         thread.assign()
         thread.finish(source, len(records))
-        got = [record._replace(partition=-1, offset=-1, topic="") for record in bench.outputs(sink, len(records))]
+        got = [
+            record._replace(partition=-1, offset=-1, topic="") for record in bench.outputs(sink, len(records))
+        ]
         assert sorted(got, key=lambda record: record.timestamp_ms) == records
 
 
@@ -152,8 +156,8 @@ def test_a_record_may_be_forwarded_to_one_child_by_name(bench: Bench, mode: str)
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_record_id_is_stable_over_runs_and_distinct_within_one(bench: Bench, mode: str) -> None:
-    """Two calls of one node for one record, which a flat_map above makes, are two effects outside; run again, they are the
-    same two, whatever order calls of the stage above end in."""
+    """Two calls of one node for one record, which a flat_map above makes, are two effects outside; run again, they
+    are the same two, whatever order calls of the stage above end in."""
     source = bench.topic()
     runs: list[dict[str, str]] = []
 
@@ -222,7 +226,7 @@ def test_a_context_kept_beyond_its_call_is_refused(bench: Bench) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_forward_is_for_process_and_process_values_only(bench: Bench, mode: str) -> None:
-    """Elsewhere the result is what goes on; a forward beside it would come out twice in one mode and never in another."""
+    """Elsewhere the result is what goes on; what is forwarded beside it would come out too, or not, by the mode."""
     source, sink = bench.topic(), bench.topic()
 
     def forward(value: Any, ctx: kp.Context) -> Any:
