@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from bench.macro import report
 from bench.macro.cases import CASES, Case, Input, Results
@@ -70,7 +71,7 @@ class Bench:
             figures = case.measure(job)
         except RunFailed as failure:
             results.failures.append(str(failure))
-            self._console.print(f"  [red]{case.name}: {failure}[/red]")
+            self._console.print(f"  [red]{case.name}: {escape(str(failure))}[/red]")
         else:
             results.figures.setdefault(contender.name, []).append(figures)
             self._console.print(

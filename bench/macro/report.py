@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bench.macro.cases import CASES, Case, Results
@@ -55,12 +56,12 @@ def print_case(console: Console, case: Case, results: Results) -> None:
             f"{statistics.median(one.first_output_s for one in figures):.2f}",
             _facts(figures),
         )
-    console.print(table)
+    console.print(table if results.figures else f"[bold]{case.title}[/bold]: no figures")
     for text, value, wanted, holds in bars(case, results):
         colour, word = ("green", "holds") if holds else ("red", "MISSED")
         console.print(f"  [{colour}]{word}[/{colour}]  {value:,.3g} {text} (bar: {wanted})")
     for failure in results.failures:
-        console.print(f"  [red]failed[/red]  {failure}", highlight=False, markup=True)
+        console.print(f"  [red]failed[/red]  {escape(failure)}")
 
 
 def bars(case: Case, results: Results) -> Iterable[tuple[str, float, str, bool]]:
