@@ -41,10 +41,10 @@ from kafkaproc._core.segment import PartitionState, ThreadSegment
 from kafkaproc.app import App
 from kafkaproc.config import load_settings
 from kafkaproc.runtime import stream_thread
+from kafkaproc.runtime.app_loader import load_app
 from kafkaproc.runtime.control import ChannelClosed, stream_thread_end, supervisor_end
 from kafkaproc.runtime.messages import (
     OFFSET_EARLIEST,
-    TOPIC_ID_UNKNOWN,
     AssignTasks,
     CloseTasks,
     PartitionStart,
@@ -191,10 +191,10 @@ class Bench:
             yield run
 
     @contextmanager
-    def spawn(self, app: App, factory: str, *arguments: Any, **settings: Any) -> Iterator[StreamThreadRun]:
-        """A stream thread in a process of its own, where `factory` of stream_thread_apps makes what `app` is here."""
-        run = StreamThreadRun(self, app, settings)
-        run.start_process(factory, arguments)
+    def spawn(self, app_file: Path, **settings: Any) -> Iterator[StreamThreadRun]:
+        """A stream thread in a process of its own, as the supervisor would start it."""
+        run = StreamThreadRun(self, load_app(str(app_file)), settings, app_ref=str(app_file))
+        run.start_process()
         with run:
             yield run
 
@@ -265,6 +265,7 @@ class StreamThreadRun:
     bench: Bench
     app: App
     settings: Mapping[str, Any]
+    app_ref: str = ""
     lease_timeout_ms: int = 3_600_000
     keeps_lease: bool = True
     replies: list[Reply] = field(default_factory=list)
@@ -297,7 +298,7 @@ class StreamThreadRun:
                     **overrides,
                 }
             ),
-            app_ref="",
+            app_ref=self.app_ref,
             thread_index=0,
             incarnation=0,
             instance_id="instance",
@@ -306,7 +307,6 @@ class StreamThreadRun:
             lease_timeout_ms=self.lease_timeout_ms,
         )
         self._thread: threading.Thread | None = None
-        self._closed = False
         self.topology = self.app.build()
         self._topics = sorted({topic for sub in self.topology.subtopologies for topic in sub.source_topics})
         self._slots = {
@@ -336,13 +336,12 @@ class StreamThreadRun:
         self._thread = threading.Thread(target=run, name="stream-thread")
         self._thread.start()
 
-    def start_process(self, factory: str, arguments: tuple[Any, ...]) -> None:
-        script = Path(__file__).with_name("stream_thread_child.py")
+    def start_process(self) -> None:
         fds = (self._theirs.fileno(), self.segment.fd)
         self.process = subprocess.Popen(
-            [sys.executable, str(script), *map(str, fds), factory, orjson.dumps(arguments).decode()],
+            [sys.executable, "-m", "kafkaproc.runtime.child", *map(str, (*fds, os.getpid()))],
             pass_fds=fds,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (script.parents[3], script.parent)))},
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
         )
         self._theirs.close()
         self.channel.send(self._start)
@@ -387,7 +386,7 @@ class StreamThreadRun:
         task_ids: Iterable[str] | None = None,
         *,
         committed: Mapping[tuple[str, int], Committed] | None = None,
-        topic_id: bytes = TOPIC_ID_UNKNOWN,
+        topic_id: bytes = bytes(16),
         wait: bool = True,
     ) -> None:
         """Starts these tasks, or all, where `committed` says, else at the earliest record."""
