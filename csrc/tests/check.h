@@ -3,14 +3,20 @@
 #ifndef KAFKAPROC_TESTS_CHECK_H
 #define KAFKAPROC_TESTS_CHECK_H
 
+/* alarm, kill, MAP_ANONYMOUS. This header is the first that a test includes. */
+#define _GNU_SOURCE
+
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "kafkaproc/ring.h"
@@ -24,14 +30,24 @@
         }                                                                                      \
     } while (0)
 
+static inline double now_s(void)
+{
+    struct timespec now;
+    CHECK(clock_gettime(CLOCK_MONOTONIC, &now) == 0);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
 /* Runs one test and names it. A test that hangs (a lost wake-up) is ended by SIGALRM. */
-#define RUN(test)                     \
-    do {                              \
-        (void)alarm(120);             \
-        test();                       \
-        (void)printf("ok %s\n", #test); \
-        (void)fflush(stdout);         \
-    } while (0)
+static inline void run_test(void (*test)(void), const char *name)
+{
+    const double start = now_s();
+    (void)alarm(300);
+    test();
+    (void)printf("ok %s (%.2f s)\n", name, now_s() - start);
+    (void)fflush(stdout);
+}
+
+#define RUN(test) run_test(test, #test)
 
 /* Zeroed memory that forked processes share. Lives until the process ends. */
 static inline void *shared_memory(uint64_t bytes)
@@ -77,6 +93,17 @@ static inline void join_thread(pthread_t thread)
     CHECK(pthread_join(thread, NULL) == 0);
 }
 
+/* A fork whose child dies with the test that made it. */
+static inline pid_t fork_child(void)
+{
+    const pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        CHECK(prctl(PR_SET_PDEATHSIG, SIGKILL) == 0);
+    }
+    return pid;
+}
+
 /* kill -9 and reap. */
 static inline void kill_child(pid_t pid)
 {
@@ -113,7 +140,9 @@ static inline bool payload_is(const void *payload, uint32_t length, uint64_t seq
     const unsigned char *bytes = (const unsigned char *)payload;
     uint32_t done = 0;
     for (uint64_t word = mix(sequence); done + 8 <= length; done += 8, word += sequence | 1) {
-        if (memcmp(bytes + done, &word, 8) != 0) {
+        uint64_t found;
+        memcpy(&found, bytes + done, 8);
+        if (found != word) {
             return false;
         }
     }

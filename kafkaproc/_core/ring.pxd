@@ -91,7 +91,7 @@ cdef extern from "kafkaproc/wakeup.h" nogil:
     bint wakeup_pool_take "kp_wakeup_pool_take"(const WakeupPool *pool) noexcept
 
 # Raises what `error` says: OSError, ValueError, or KafkaprocError for memory that this build did not lay out.
-cdef int raise_error(const Error *error) except -1
+cdef int raise_error(Error *error) except -1
 
 cdef class ByteRing:
     """A ring with its own shared memory and both ends, for tests and for tools: see ring.pyi."""

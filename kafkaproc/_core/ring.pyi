@@ -2,12 +2,12 @@
 class ByteRing:
     """A single-producer single-consumer ring of byte records with its own shared memory and both ends.
 
-    The memory is inherited by a fork. One thread or process at a time uses each end: the first four methods are
-    the producer's, `read_nowait` the consumer's.
+    The memory is inherited by a fork. One thread or process at a time uses each end: `read_nowait` is the
+    consumer's, all other methods are the producer's.
     """
 
     def __init__(self, capacity_bytes: int) -> None:
-        """Make an empty ring. The capacity is a power of two, 64 bytes to 2 GiB, else ValueError is raised."""
+        """Make an empty ring. Raises ValueError unless the capacity is a power of two, 64 bytes to 2 GiB."""
 
     @property
     def max_length(self) -> int:
@@ -18,7 +18,7 @@ class ByteRing:
         """Bytes between the ends, headers and padding included; stale when it is read."""
 
     def write_nowait(self, payload: bytes) -> bool:
-        """Put one record in, visible at once. False: full. Raises ValueError for one longer than `max_length`."""
+        """Put one record in, visible at once. False: full. Raises ValueError above `max_length` bytes."""
 
     def append_nowait(self, payload: bytes) -> bool:
         """Like `write_nowait`, but visible only after `publish`."""

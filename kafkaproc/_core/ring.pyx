@@ -13,9 +13,8 @@ from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_W
 from kafkaproc.errors import KafkaprocError
 
 
-cdef int raise_error(const Error *error) except -1:
-    cdef const char *message = error.message
-    text = message.decode("ascii", "replace")
+cdef int raise_error(Error *error) except -1:
+    text = error.message.decode("ascii", "replace")
     if error.code == ERROR_SYSTEM:
         raise OSError(error.system_errno, text)
     if error.code == ERROR_ARGUMENT:

@@ -40,7 +40,7 @@ cdef extern from "kafkaproc/in_flight.h" nogil:
         int32_t attempt                 # 1: the first
         int32_t host                    # index of the I/O host
         int32_t key_length              # of the whole key; -1: null
-        char key_prefix[64]             # filled by segment_in_flight_set
+        char key_prefix[64]             # segment_in_flight_set takes it from the key
 
     ctypedef struct InFlightSlot "struct kp_in_flight_slot":
         pass
@@ -104,8 +104,8 @@ cdef extern from "kafkaproc/segment.h" nogil:
     # The child's stream-loop thread alone calls these.
     void segment_publish_partition "kp_segment_publish_partition"(
         const Segment *segment, uint32_t slot, const PartitionFields *fields, const char *metadata) noexcept
-    void segment_in_flight_set "kp_segment_in_flight_set"(       # before ring_publish; fills event.key_prefix
-        const Segment *segment, uint32_t slot, InFlightEvent *event, const char *key) noexcept
+    void segment_in_flight_set "kp_segment_in_flight_set"(       # before ring_publish
+        const Segment *segment, uint32_t slot, const InFlightEvent *event, const char *key) noexcept
     void segment_in_flight_clear "kp_segment_in_flight_clear"(const Segment *segment, uint32_t slot) noexcept
     void segment_counter_add "kp_segment_counter_add"(const Segment *segment, Counter counter, int64_t delta) noexcept
     void segment_counter_store "kp_segment_counter_store"(const Segment *segment, Counter counter, int64_t value) noexcept

@@ -51,7 +51,7 @@ class InFlight(NamedTuple):
     """The key's first 64 bytes."""
 
 class ThreadSegment:
-    """One process's mapping of the shared memory of a stream thread. Made by `create` or `attach`, ended by `close`.
+    """One process's mapping of a stream thread's shared memory, from `create` or `attach` to `close`.
 
     Methods raise ValueError on a closed segment and IndexError for a slot that the segment does not have.
     """
@@ -62,21 +62,21 @@ class ThreadSegment:
     ) -> ThreadSegment:
         """Make, map and publish a segment.
 
-        `rings` has one (dispatch, completion) pair of capacities in bytes per I/O host, powers of two; `now_ns`
-        (CLOCK_MONOTONIC) is the first stamp of the lease. Raises ValueError for sizes out of bounds, OSError where
-        the system refuses the memory.
+        `rings` has one (dispatch, completion) pair of capacities in bytes per I/O host, powers of two;
+        `now_ns` (CLOCK_MONOTONIC) is the first stamp of the lease. Raises ValueError for sizes out of bounds,
+        OSError where the system refuses the memory.
         """
 
     @staticmethod
     def attach(fd: int) -> ThreadSegment:
         """Map the segment behind `fd`, and own the descriptor from then on.
 
-        Raises BlockingIOError while its creator has not published it, KafkaprocError for memory of another layout,
-        OSError where the system refuses; the descriptor then stays the caller's.
+        Raises BlockingIOError while its creator has not published it, KafkaprocError for memory of another
+        layout, OSError where the system refuses; the descriptor then stays the caller's.
         """
 
     def close(self) -> None:
-        """Unmap and close the descriptor. Idempotent. Nothing native may still use the segment or its rings."""
+        """Unmap and close the descriptor. Idempotent. Nothing native may still use it or its rings."""
 
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -97,8 +97,10 @@ class ThreadSegment:
         """
 
     def in_flight(self) -> list[InFlight]:
-        """Events dispatched and not complete. Exact once the child is dead; while it lives, each entry is true of
-        a moment during the call."""
+        """Events dispatched and not complete.
+
+        Exact once the child is dead; while it lives, each entry is true of a moment during the call.
+        """
 
     def counters(self) -> dict[str, int]:
         """All counters and levels of the stream thread, by the names in COUNTERS."""

@@ -84,22 +84,23 @@ enum kp_in_flight_read {
 };
 
 /*
- * Notes a dispatch in a free slot. `event` says all but the prefix, which is copied from the event->key_length bytes of
- * `key` (NULL where that is -1 or 0). The writer's.
+ * Notes a dispatch in a free slot: `event`, whose key_prefix is taken from the event->key_length bytes of `key` instead (NULL
+ * for a null key). The writer's.
  */
-static inline void kp_in_flight_set(struct kp_in_flight_slot *slot, struct kp_in_flight *event, const char *key)
+static inline void kp_in_flight_set(struct kp_in_flight_slot *slot, const struct kp_in_flight *event, const char *key)
 {
+    struct kp_in_flight noted = *event;
+    memset(noted.key_prefix, 0, sizeof noted.key_prefix);
+    if (key != NULL && event->key_length > 0) {
+        const size_t length = (size_t)event->key_length;
+        memcpy(noted.key_prefix, key, length < sizeof noted.key_prefix ? length : sizeof noted.key_prefix);
+    }
+    uint64_t words[KP_IN_FLIGHT_WORDS];
+    memcpy(words, &noted, sizeof words);
     /* Relaxed: nobody else writes it. */
     const uint64_t version = kp_load_relaxed_u64(&slot->version);
     assert((version & 3) == KP_IN_FLIGHT_FREE);
     kp_store_relaxed_u64(&slot->version, version | KP_IN_FLIGHT_WRITING);
-    memset(event->key_prefix, 0, sizeof event->key_prefix);
-    if (event->key_length > 0) {
-        memcpy(event->key_prefix, key,
-               event->key_length < KP_KEY_PREFIX_MAX ? (size_t)event->key_length : (size_t)KP_KEY_PREFIX_MAX);
-    }
-    uint64_t words[KP_IN_FLIGHT_WORDS];
-    memcpy(words, event, sizeof words);
     for (size_t i = 0; i < KP_IN_FLIGHT_WORDS; i++) {
         /* Pairs with the acquire of the word in kp_in_flight_read; the release carries WRITING. */
         kp_store_release_u64(&slot->words[i], words[i]);

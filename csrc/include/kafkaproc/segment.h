@@ -206,8 +206,8 @@ static inline void kp_segment_publish_partition(const struct kp_segment *segment
 }
 
 /* The child's, before the event is published into a dispatch ring. */
-static inline void kp_segment_in_flight_set(const struct kp_segment *segment, uint32_t slot, struct kp_in_flight *event,
-                                            const char *key)
+static inline void kp_segment_in_flight_set(const struct kp_segment *segment, uint32_t slot,
+                                            const struct kp_in_flight *event, const char *key)
 {
     kp_require(slot < segment->header->in_flight_slot_count, "the segment has this in-flight slot");
     kp_in_flight_set(&segment->in_flight[slot], event, key);
