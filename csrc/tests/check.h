@@ -49,12 +49,33 @@ static inline void run_test(void (*test)(void), const char *name)
 
 #define RUN(test) run_test(test, #test)
 
-/* Zeroed memory that forked processes share. Lives until the process ends. */
+#define PAGE_BYTES UINT64_C(4096)
+
+static inline uint64_t mapped_bytes(uint64_t bytes)
+{
+    return (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES + PAGE_BYTES;
+}
+
+/*
+ * Zeroed memory that forked processes share, aligned to a line pair, with a page behind it that nobody may touch: who
+ * writes or reads beyond the end is caught in every build.
+ */
 static inline void *shared_memory(uint64_t bytes)
 {
-    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    bytes = (bytes + KP_LINE_PAIR - 1) / KP_LINE_PAIR * KP_LINE_PAIR;
+    const uint64_t mapped = mapped_bytes(bytes);
+    void *memory = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK(memory != MAP_FAILED);
-    return memory;
+    unsigned char *guard = (unsigned char *)memory + mapped - PAGE_BYTES;
+    CHECK(mprotect(guard, PAGE_BYTES, PROT_NONE) == 0);
+    return guard - bytes;
+}
+
+static inline void free_shared_memory(void *memory, uint64_t bytes)
+{
+    bytes = (bytes + KP_LINE_PAIR - 1) / KP_LINE_PAIR * KP_LINE_PAIR;
+    const uint64_t mapped = mapped_bytes(bytes);
+    CHECK(munmap((unsigned char *)memory + bytes + PAGE_BYTES - mapped, mapped) == 0);
 }
 
 static inline struct kp_ring_shared *new_ring(uint64_t capacity)
@@ -152,6 +173,24 @@ static inline bool payload_is(const void *payload, uint32_t length, uint64_t seq
         }
     }
     return true;
+}
+
+/* Sleeps until the next record can be peeked; it must be `expected`. */
+static inline void await_record(struct kp_ring *ring, const struct kp_wakeup *wakeup, uint64_t expected)
+{
+    uint32_t length;
+    const void *payload = kp_ring_peek(ring, &length);
+    while (payload == NULL) {
+        kp_wakeup_prepare_sleep(wakeup);
+        payload = kp_ring_peek(ring, &length);
+        if (payload == NULL) {
+            CHECK(kp_wakeup_wait(wakeup, -1));
+            payload = kp_ring_peek(ring, &length);
+        }
+        kp_wakeup_cancel_sleep(wakeup);
+    }
+    CHECK(payload_is(payload, length, expected));
+    kp_ring_consume(ring);
 }
 
 /* Claims, fills and commits record `sequence`; false where the ring is full. */

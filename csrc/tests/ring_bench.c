@@ -90,7 +90,7 @@ static double run(uint64_t record_count, uint64_t batch, const int cpus[2])
     const double seconds = now_s() - start;
     join_thread(producer);
     CHECK(sum == record_count * (record_count - 1) / 2 + record_count * (RECORD_BYTES / 8 - 1));
-    CHECK(munmap(bench.shared, kp_ring_shared_bytes(capacity)) == 0);
+    free_shared_memory(bench.shared, kp_ring_shared_bytes(capacity));
     return (double)record_count / seconds;
 }
 

@@ -283,24 +283,9 @@ static void the_table_of_a_killed_process_names_what_was_in_flight(void)
             }
         }
         CHECK(found >= TABLE_SLOTS - 1);
-        CHECK(munmap(slots, TABLE_SLOTS * sizeof *slots) == 0);
-        CHECK(munmap(state, sizeof *state) == 0);
+        free_shared_memory(slots, TABLE_SLOTS * sizeof *slots);
+        free_shared_memory(state, sizeof *state);
     }
-}
-
-static void wait_for_record(struct kp_ring *ring, const struct kp_wakeup *wakeup, uint64_t expected)
-{
-    uint32_t length;
-    const void *payload;
-    while ((payload = kp_ring_peek(ring, &length)) == NULL) {
-        kp_wakeup_prepare_sleep(wakeup);
-        if (kp_ring_peek(ring, &length) == NULL) {
-            CHECK(kp_wakeup_wait(wakeup, -1));
-        }
-        kp_wakeup_cancel_sleep(wakeup);
-    }
-    CHECK(payload_is(payload, length, expected));
-    kp_ring_consume(ring);
 }
 
 static void no_wake_up_is_lost_between_two_processes(void)
@@ -314,7 +299,7 @@ static void no_wake_up_is_lost_between_two_processes(void)
         struct kp_ring consumer = ring_end(there, KP_RING_CONSUMER);
         struct kp_ring producer = ring_end(back, KP_RING_PRODUCER);
         for (uint64_t round = 0; round < rounds; round++) {
-            wait_for_record(&consumer, &wakeups[1], round);
+            await_record(&consumer, &wakeups[1], round);
             CHECK(put_record(&producer, 16, round));
             (void)kp_wakeup_signal(&wakeups[0]);
         }
@@ -325,7 +310,7 @@ static void no_wake_up_is_lost_between_two_processes(void)
     for (uint64_t round = 0; round < rounds; round++) {
         CHECK(put_record(&producer, 16, round));
         (void)kp_wakeup_signal(&wakeups[1]);
-        wait_for_record(&consumer, &wakeups[0], round);
+        await_record(&consumer, &wakeups[0], round);
     }
     int status;
     CHECK(waitpid(child, &status, 0) == child);

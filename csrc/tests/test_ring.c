@@ -50,7 +50,7 @@ static void every_length_fits_at_every_index_of_an_empty_ring(void)
             struct kp_ring consumer = ring_end(shared, KP_RING_CONSUMER);
             CHECK(put_record(&producer, length, start));
             CHECK(take_record(&consumer, length, start));
-            CHECK(munmap(shared, kp_ring_shared_bytes(capacity)) == 0);
+            free_shared_memory(shared, kp_ring_shared_bytes(capacity));
         }
     }
 }

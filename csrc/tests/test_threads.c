@@ -116,7 +116,7 @@ static void records_pass_one_by_one_through_a_ring_that_is_always_full_or_empty(
     stress(512, stress_records() / 20, 1);
 }
 
-/* Strict alternation through two rings of one record: every hand-over finds the other side asleep or about to. */
+/* Strict alternation through two rings: every hand-over finds the other side asleep, about to be, or just awake. */
 struct table_tennis {
     struct kp_ring_shared *there;
     struct kp_ring_shared *back;
@@ -124,28 +124,13 @@ struct table_tennis {
     uint64_t rounds;
 };
 
-static void wait_for_record(struct kp_ring *ring, const struct kp_wakeup *wakeup, uint64_t expected)
-{
-    uint32_t length;
-    const void *payload;
-    while ((payload = kp_ring_peek(ring, &length)) == NULL) {
-        kp_wakeup_prepare_sleep(wakeup);
-        if (kp_ring_peek(ring, &length) == NULL) {
-            CHECK(kp_wakeup_wait(wakeup, -1));
-        }
-        kp_wakeup_cancel_sleep(wakeup);
-    }
-    CHECK(payload_is(payload, length, expected));
-    kp_ring_consume(ring);
-}
-
 static void *return_records(void *argument)
 {
     struct table_tennis *game = (struct table_tennis *)argument;
     struct kp_ring consumer = ring_end(game->there, KP_RING_CONSUMER);
     struct kp_ring producer = ring_end(game->back, KP_RING_PRODUCER);
     for (uint64_t round = 0; round < game->rounds; round++) {
-        wait_for_record(&consumer, &game->wakeups[1], round);
+        await_record(&consumer, &game->wakeups[1], round);
         CHECK(put_record(&producer, 16, round));
         (void)kp_wakeup_signal(&game->wakeups[0]);
     }
@@ -166,9 +151,67 @@ static void no_wake_up_is_lost_between_two_sleepers(void)
     for (uint64_t round = 0; round < game.rounds; round++) {
         CHECK(put_record(&producer, 16, round));
         (void)kp_wakeup_signal(&game.wakeups[1]);
-        wait_for_record(&consumer, &game.wakeups[0], round);
+        await_record(&consumer, &game.wakeups[0], round);
     }
     join_thread(other);
+}
+
+/*
+ * The race of going to sleep against a signal, once a round: both sides leave one starting line and arrive after delays that
+ * differ from round to round, so that the signal meets every moment of prepare, look and sleep.
+ */
+struct race {
+    struct kp_wakeup wakeup;
+    uint64_t rounds;
+    uint64_t line[16]; /* the round that has begun; by the waiter. A line pair each. */
+    uint64_t work[16]; /* the round whose work is there; by the signaller */
+};
+
+static void delay(uint64_t steps)
+{
+    for (uint64_t i = 0; i < steps; i++) {
+        __asm__ volatile("" ::: "memory");
+    }
+}
+
+static void *signal_each_round(void *argument)
+{
+    struct race *race = (struct race *)argument;
+    for (uint64_t round = 1; round <= race->rounds; round++) {
+        for (int looks = 1; kp_load_acquire_u64(&race->line[0]) != round; looks++) {
+            if (looks % 10000 == 0) {
+                (void)sched_yield();
+            }
+        }
+        delay(mix(round) % 1024);
+        kp_store_release_u64(&race->work[0], round);
+        (void)kp_wakeup_signal(&race->wakeup);
+    }
+    return NULL;
+}
+
+static void no_wake_up_is_lost_at_any_moment_of_going_to_sleep(void)
+{
+    struct race race;
+    memset(&race, 0, sizeof race);
+    race.wakeup = new_wakeup();
+    race.rounds = stress_records() / 50;
+    uint64_t sleeps = 0;
+    pthread_t signaller = start_thread(signal_each_round, &race);
+    for (uint64_t round = 1; round <= race.rounds; round++) {
+        kp_store_release_u64(&race.line[0], round);
+        delay(mix(~round) % 4096);
+        while (kp_load_acquire_u64(&race.work[0]) != round) {
+            kp_wakeup_prepare_sleep(&race.wakeup);
+            if (kp_load_acquire_u64(&race.work[0]) != round) {
+                CHECK(kp_wakeup_wait(&race.wakeup, 30000));
+                sleeps++;
+            }
+            kp_wakeup_cancel_sleep(&race.wakeup);
+        }
+    }
+    join_thread(signaller);
+    (void)printf("   %llu sleeps in %llu rounds\n", (unsigned long long)sleeps, (unsigned long long)race.rounds);
 }
 
 /* Several signallers, one waiter: each signaller owns a counter that the waiter has to see at its end. */
@@ -296,29 +339,43 @@ static void a_pool_takes_each_record_once_and_stops_on_tickets_without_records(v
     CHECK(shared.pool.shared->tickets == 0);
 }
 
-/* Publication n of a partition: every field and byte of metadata follows from n. */
-static void describe(uint64_t n, struct kp_partition_fields *fields, char *metadata)
+/*
+ * Publication n of a partition is told by every field, by its length and by the first, middle and last word of its metadata.
+ * Cheap to make, so that the writer laps a reader as often as it can.
+ */
+struct publication {
+    struct kp_partition_fields fields;
+    uint64_t metadata[KP_METADATA_WORDS];
+};
+
+static void describe(uint64_t n, struct publication *publication)
 {
-    memset(fields, 0, sizeof *fields);
-    fields->epoch = (int64_t)(n / 1000);
-    fields->position = (int64_t)(n + 7);
+    struct kp_partition_fields *fields = &publication->fields;
+    const size_t words = n % 8 == 0 ? KP_METADATA_WORDS : 1 + n % KP_METADATA_WORDS;
+    fields->epoch = (int64_t)n;
+    fields->position = (int64_t)n;
     fields->committable_offset = (int64_t)n;
-    fields->incomplete_count = (int64_t)mix(n);
-    fields->completed_ahead_count = (int64_t)mix(n + 1);
-    fields->in_flight_count = (int64_t)mix(n + 2);
-    fields->log_end_offset = (int64_t)mix(n + 3);
+    fields->incomplete_count = (int64_t)n;
+    fields->completed_ahead_count = (int64_t)n;
+    fields->in_flight_count = (int64_t)n;
+    fields->log_end_offset = (int64_t)n;
     fields->leader_epoch = (int32_t)(n % 1000);
-    fields->metadata_length = (int32_t)(n % 97 == 0 ? KP_METADATA_MAX : mix(n) % 200);
-    fill_payload(metadata, (uint32_t)fields->metadata_length, n);
+    fields->metadata_length = (int32_t)(words * sizeof(uint64_t));
+    publication->metadata[0] = n;
+    publication->metadata[words / 2] = n;
+    publication->metadata[words - 1] = n;
 }
 
-static bool is_whole(const struct kp_partition_fields *fields, const char *metadata)
+static bool is_whole(const struct publication *publication)
 {
-    struct kp_partition_fields expected;
-    char expected_metadata[KP_METADATA_MAX];
-    describe((uint64_t)fields->committable_offset, &expected, expected_metadata);
-    return memcmp(fields, &expected, sizeof expected) == 0 &&
-           memcmp(metadata, expected_metadata, (size_t)expected.metadata_length) == 0;
+    struct publication expected;
+    const uint64_t n = (uint64_t)publication->fields.committable_offset;
+    memset(&expected, 0, sizeof expected);
+    describe(n, &expected);
+    const size_t words = (size_t)expected.fields.metadata_length / sizeof(uint64_t);
+    return memcmp(&publication->fields, &expected.fields, sizeof expected.fields) == 0 &&
+           publication->metadata[0] == n && publication->metadata[words / 2] == n &&
+           publication->metadata[words - 1] == n;
 }
 
 struct publisher {
@@ -329,11 +386,11 @@ struct publisher {
 static void *publish_many(void *argument)
 {
     struct publisher *self = (struct publisher *)argument;
-    struct kp_partition_fields fields;
-    char metadata[KP_METADATA_MAX];
+    struct publication publication;
+    memset(&publication, 0, sizeof publication);
     for (uint64_t n = 1; n <= self->goal; n++) {
-        describe(n, &fields, metadata);
-        kp_partition_slot_publish(self->slot, &fields, metadata);
+        describe(n, &publication);
+        kp_partition_slot_publish(self->slot, &publication.fields, (const char *)publication.metadata);
     }
     return NULL;
 }
@@ -344,44 +401,45 @@ static void a_partition_read_while_it_is_published_is_never_torn(void)
     publisher.slot = (struct kp_partition_slot *)shared_memory(sizeof *publisher.slot);
     publisher.goal = stress_records() / 20;
     pthread_t thread = start_thread(publish_many, &publisher);
-    struct kp_partition_fields fields;
-    char metadata[KP_METADATA_MAX];
+    struct publication read;
+    memset(&read, 0, sizeof read);
     int64_t last = 0;
     while (last < (int64_t)publisher.goal) {
-        if (kp_partition_slot_read(publisher.slot, &fields, metadata) == KP_PARTITION_READ_OK) {
-            CHECK(is_whole(&fields, metadata));
-            CHECK(fields.committable_offset >= last);
-            last = fields.committable_offset;
+        if (kp_partition_slot_read(publisher.slot, &read.fields, (char *)read.metadata) == KP_PARTITION_READ_OK) {
+            CHECK(is_whole(&read));
+            CHECK(read.fields.committable_offset >= last);
+            last = read.fields.committable_offset;
         }
-        (void)sched_yield();
     }
     join_thread(thread);
 }
 
-enum { TABLE_SLOTS = 16 };
+enum { TABLE_SLOTS = 4 };
 
 struct dispatcher {
     struct kp_in_flight_slot *slots;
     uint64_t goal;
 };
 
+/* Event n is told by its offset, epoch, time and the first and last word of its key's prefix; it lives for three others. */
 static void *set_and_clear_many(void *argument)
 {
     struct dispatcher *self = (struct dispatcher *)argument;
+    struct kp_in_flight event;
+    uint64_t key[KP_KEY_PREFIX_MAX / sizeof(uint64_t)];
+    memset(&event, 0, sizeof event);
+    memset(key, 0, sizeof key);
+    event.key_length = sizeof key;
     for (uint64_t n = 1; n <= self->goal; n++) {
-        struct kp_in_flight event;
-        char key[100];
-        memset(&event, 0, sizeof event);
         event.offset = (int64_t)n;
-        event.epoch = (int64_t)mix(n);
-        event.dispatched_ns = (int64_t)mix(n + 1);
-        event.stage = (int32_t)(n % 1000);
-        event.key_length = (int32_t)(mix(n) % 100);
-        fill_payload(key, (uint32_t)event.key_length, n);
-        kp_in_flight_set(&self->slots[n % TABLE_SLOTS], &event, key);
-        if (n >= TABLE_SLOTS - 1) {
-            kp_in_flight_clear(&self->slots[(n + 1) % TABLE_SLOTS]);
+        event.epoch = (int64_t)n;
+        event.dispatched_ns = (int64_t)n;
+        key[0] = n;
+        key[sizeof key / sizeof *key - 1] = n;
+        if (n > TABLE_SLOTS) {
+            kp_in_flight_clear(&self->slots[n % TABLE_SLOTS]);
         }
+        kp_in_flight_set(&self->slots[n % TABLE_SLOTS], &event, (const char *)key);
     }
     return NULL;
 }
@@ -391,28 +449,22 @@ static void an_event_read_while_the_table_changes_is_never_torn(void)
     struct dispatcher dispatcher;
     dispatcher.slots = (struct kp_in_flight_slot *)shared_memory(TABLE_SLOTS * sizeof *dispatcher.slots);
     dispatcher.goal = stress_records() / 10;
-    /* The slot that is cleared first is set first, so that the writer can clear the one ahead of it at every step. */
-    struct kp_in_flight first;
-    memset(&first, 0, sizeof first);
-    kp_in_flight_set(&dispatcher.slots[0], &first, NULL);
     pthread_t thread = start_thread(set_and_clear_many, &dispatcher);
     uint64_t newest = 0;
     while (newest < dispatcher.goal) {
         for (uint64_t slot = 0; slot < TABLE_SLOTS; slot++) {
             struct kp_in_flight event;
-            if (kp_in_flight_read(&dispatcher.slots[slot], &event) != KP_IN_FLIGHT_READ_OK || event.offset == 0) {
+            if (kp_in_flight_read(&dispatcher.slots[slot], &event) != KP_IN_FLIGHT_READ_OK) {
                 continue;
             }
             const uint64_t n = (uint64_t)event.offset;
+            uint64_t key[KP_KEY_PREFIX_MAX / sizeof(uint64_t)];
+            memcpy(key, event.key_prefix, sizeof key);
             CHECK(n % TABLE_SLOTS == slot);
-            CHECK(event.epoch == (int64_t)mix(n) && event.dispatched_ns == (int64_t)mix(n + 1));
-            CHECK(event.stage == (int32_t)(n % 1000) && event.key_length == (int32_t)(mix(n) % 100));
-            char key[100];
-            fill_payload(key, (uint32_t)event.key_length, n);
-            CHECK(memcmp(event.key_prefix, key, (size_t)(event.key_length < 64 ? event.key_length : 64)) == 0);
+            CHECK((uint64_t)event.epoch == n && (uint64_t)event.dispatched_ns == n);
+            CHECK(key[0] == n && key[sizeof key / sizeof *key - 1] == n);
             newest = n > newest ? n : newest;
         }
-        (void)sched_yield();
     }
     join_thread(thread);
 }
@@ -422,6 +474,7 @@ int main(void)
     RUN(ten_million_records_pass_in_order_and_whole);
     RUN(records_pass_one_by_one_through_a_ring_that_is_always_full_or_empty);
     RUN(no_wake_up_is_lost_between_two_sleepers);
+    RUN(no_wake_up_is_lost_at_any_moment_of_going_to_sleep);
     RUN(one_waiter_hears_of_every_signaller);
     RUN(a_pool_takes_each_record_once_and_stops_on_tickets_without_records);
     RUN(a_partition_read_while_it_is_published_is_never_torn);

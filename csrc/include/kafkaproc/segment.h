@@ -5,6 +5,8 @@
  * A memfd, not a name in /dev/shm: the kernel takes it back whatever dies, nothing is left to clean up, and a container's
  * 64 MiB of /dev/shm do not bound it. It is sealed against resizing, so no process can turn another's load into a SIGBUS.
  *
+ * It lives as long as one child: a replacement gets a new segment, since the rings may hold handles of the dead process.
+ *
  * Owned by:       the supervisor, which creates it and passes the descriptor to the child.
  * Written by:     each part by one writer, named below.
  * Read by:        both, and the supervisor goes on reading after the child's death.
