@@ -141,19 +141,19 @@ class StreamThread:
         asyncio_wakeup_fd = self._eventfd(os.EFD_NONBLOCK)
         blocking_pool_fd = self._eventfd(os.EFD_SEMAPHORE)
         client_id = self._start.client_id
+        # The producer first: its producer id takes half a second to come.
+        self._producer = NativeProducer(
+            settings.producer_conf() | {"client.id": f"{client_id}-producer"}, wakeup_fd=records_fd
+        )
+        reset = settings.auto_offset_reset
         self._consumer = NativeConsumer(
             settings.consumer_conf()
             | {
                 "client.id": f"{client_id}-consumer",
                 "group.id": settings.application_id,
-                "auto.offset.reset": "error"
-                if settings.auto_offset_reset == "none"
-                else settings.auto_offset_reset,
+                "auto.offset.reset": "error" if reset == "none" else reset,
             },
             wakeup_fd=records_fd,
-        )
-        self._producer = NativeProducer(
-            settings.producer_conf() | {"client.id": f"{client_id}-producer"}, wakeup_fd=records_fd
         )
         stages = [stage for subtopology in self._topology.subtopologies for stage in subtopology.stages]
         self._stages = [self._stage(index, node) for index, node in enumerate(stages)]
