@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loops over the tracker and the scheduler, called as the stream loop calls them: through cimport, without the GIL.
 
-Built by the benchmarks alone (conftest.py). Each loop returns what it did, so that a benchmark can tell that it was done; the clock is the
-benchmark's.
+Built by the benchmarks alone (conftest.py). Each loop returns what it did, so that a benchmark can tell that it was
+done; the clock is the benchmark's.
 """
 
 from libc.stdint cimport int64_t, uint16_t, uint64_t
@@ -154,7 +154,7 @@ cdef struct Event:
 
 
 cdef class SchedulerLoop:
-    """`held` events wait, of `key_count` keys of eight bytes; one starts and is done, and one of a random key is scheduled."""
+    """`held` events of `key_count` keys of eight bytes wait; one starts and is done, one of a random key is scheduled."""
 
     cdef Scheduler *scheduler
     cdef Event *events

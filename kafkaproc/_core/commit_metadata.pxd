@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# The text beside a committed offset: header and completed set, written and read. See commit_metadata.pyx for the format.
+# The text beside a committed offset: header and completed set. See commit_metadata.pyx for the format.
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
@@ -21,7 +21,8 @@ cdef struct MetadataHeader:
     int64_t stream_time_ms                  # -1: not known
     int32_t leader_epoch                    # of the highest polled record, -1: not known
 
-# Incomplete offsets as a ring of bits: offset o is bit (o & 63) of words[(o >> 6) & word_mask]. Bits outside the span are zero.
+# Incomplete offsets as a ring of bits: offset o is bit (o & 63) of words[(o >> 6) & word_mask]. Bits outside the span
+# are zero.
 cdef struct BitRing:
     uint64_t *words
     uint64_t word_mask
@@ -41,7 +42,8 @@ cdef enum:
     INCOMPLETE_END = -1                     # all were read, and the text agrees with its header
     INCOMPLETE_CORRUPT = -2
 
-# Does a set of this shape fit `body_bits`, wherever its incomplete offsets lie? Once true, it stays true as records complete.
+# Does a set of this shape fit `body_bits`, wherever its incomplete offsets lie? Once true, it stays true as records
+# complete.
 cdef bint metadata_fits(int64_t incomplete_count, int64_t span, int64_t body_bits) noexcept nogil
 # Bits that the budget leaves for the set.
 cdef int64_t metadata_body_bits(int64_t budget) noexcept nogil

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commit metadata: the text that travels beside a committed offset and says which later offsets are already done.
 
-Written by the offset tracker of a stream thread, read by the tracker that continues the partition and by the supervisor's tools. Pure: no
-state, no I/O. All characters are base64url digits (`A-Z a-z 0-9 - _`, six bits each), so the text needs no quoting anywhere.
+Written by the offset tracker of a stream thread, read by the tracker that continues the partition and by the
+supervisor's tools. Pure: no state, no I/O. All characters are base64url digits (`A-Z a-z 0-9 - _`, six bits each), so
+the text needs no quoting anywhere.
 
     chars  field
         3  "kp1": program and version of the format
@@ -18,17 +19,20 @@ state, no I/O. All characters are base64url digits (`A-Z a-z 0-9 - _`, six bits 
 
 The body is the shorter of two forms.
 
-- *Bitmap*: one bit an offset of the span, set where it is incomplete; the lowest bit of a character is its lowest offset.
-- *List*: the distances between neighbouring incomplete offsets (less one), Rice-coded: the distance's high part in unary (ones, then a zero),
-  then its low `k` bits; most significant bit first.
+- *Bitmap*: one bit an offset of the span, set where it is incomplete; a character's lowest bit is its lowest offset.
+- *List*: the distances between neighbouring incomplete offsets (less one; the first from the base), Rice-coded: the
+  distance's high part in unary (ones, then a zero), then its low `k` bits; most significant bit first.
 
-Both lengths have a bound that depends on count n and span S alone. The bitmap has S bits. In the list the distances sum up to at most
-V = S - n and each is cut to its high part, so it has at most n * (k + 1) + (V >> k) bits. Both bounds fall, or stay, whenever n or S falls,
-and completing a record does nothing else: that is why intake alone decides whether a set can be written, and a commit never finds that it
-cannot. In 24,000 bits any span of 24,000 fits, and any 2,200 incomplete offsets in a span of 1,000,000.
+Both lengths have a bound that depends on the count n and the span S alone. The bitmap has S bits. In the list the
+distances sum up to at most V = S - n, and each is cut to its high part, so it has at most n * (k + 1) + (V >> k) bits.
+A completed record lowers n and may lower S. For one k, that lowers the list's bound: with n, n * (k + 1) falls by k + 1
+and V >> k rises by one at most; with S, V falls. So it lowers the least of the bounds, too. That is why intake alone
+decides whether a set can be written, and a commit never finds that it cannot. In 24,000 bits any span of 24,000 fits,
+and any 2,200 incomplete offsets in a span of 1,000,000.
 
-Tried and rejected: varint distances (need the neighbours of each completed offset to know their length, and hold a third less); run
-lengths and general compression (their worst case is known only after the fact, which is how a set comes to be dropped at a commit).
+Tried and rejected: varint distances (to know their length takes the neighbours of each completed offset, and they hold a
+third less); run lengths and general compression (their worst case is known only after the fact, which is how a set
+comes to be dropped at a commit).
 """
 
 from dataclasses import dataclass
@@ -92,8 +96,8 @@ cdef inline int _bit_length(uint64_t value) noexcept nogil:
 cdef inline int _best_rice_bits(int64_t count, int64_t span) noexcept nogil:
     """The k for which the list's bound is smallest.
 
-    One more bit costs n and saves ceil((V >> k) / 2), which falls with k: the bound is convex, and its smallest value lies at the first k
-    with (V >> k) <= 2 n. Equal bit lengths decide that up to one step.
+    One more bit costs n and saves ceil((V >> k) / 2), which falls with k: the bound is convex, and its smallest value
+    lies at the first k with (V >> k) <= 2 n. Equal bit lengths decide that up to one step.
     """
     cdef uint64_t slack = <uint64_t> (span - count)
     cdef uint64_t twice = 2 * <uint64_t> count
@@ -460,10 +464,10 @@ cdef tuple _parse(str text):
 
 
 def decode_metadata(str text not None):
-    """Reads commit metadata; None where it is not ours or damaged (`metadata_status` tells which). Never raises on any text."""
+    """Reads commit metadata; None where it is not ours or damaged (`metadata_status` tells which). No text raises."""
     return _parse(text)[1]
 
 
 def metadata_status(str text not None):
-    """Whose metadata this is: ours and sound, none, foreign (Kafka Streams', Parallel Consumer's, any text), or ours but damaged."""
+    """Whose metadata this is: ours, none, foreign (Kafka Streams', Parallel Consumer's, any text), ours but damaged."""
     return MetadataStatus(_parse(text)[0])

@@ -6,9 +6,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 cdef struct KeyEntry         # private to key_scheduler.pyx
 cdef struct Scheduler        # private to key_scheduler.pyx
 
-# Embedded as the FIRST member of the owner's event struct; the scheduler owns the links and `entry` while it holds the item,
-# which is from scheduler_schedule until scheduler_done or scheduler_drop_owner gives it back. The key bytes stay where they are
-# all that time.
+# Embedded as the FIRST member of the owner's event struct; the scheduler owns the links and `entry` while it holds the
+# item, which is from scheduler_schedule until scheduler_done or scheduler_drop_owner gives it back. The key bytes stay
+# where they are all that time.
 cdef struct SchedulerItem:
     SchedulerItem *next      # of the same key, and in the list that scheduler_drop_owner returns
     SchedulerItem *next_ready
@@ -40,7 +40,7 @@ cdef void scheduler_done(Scheduler *scheduler, SchedulerItem *item) noexcept nog
 # The running item must run again in its key's place (a retry): it becomes ready, before its key's other items.
 # Not for items of an owner that was dropped since they started.
 cdef void scheduler_again(Scheduler *scheduler, SchedulerItem *item) noexcept nogil
-# Takes every item of this owner that waits (not those running) out, as a list linked by `next`, each key's items in their order.
+# Takes every item of this owner that waits (not those running) out, as a list linked by `next`, each key's in order.
 # Running ones still need scheduler_done, but no longer hold their key: the owner's next epoch may start it (I8).
 cdef SchedulerItem *scheduler_drop_owner(Scheduler *scheduler, uint32_t owner) noexcept nogil
 cdef bint scheduler_has_room(Scheduler *scheduler) noexcept nogil

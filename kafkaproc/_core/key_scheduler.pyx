@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The key scheduler of one async stage: events of one key run one at a time and in order, events of different keys side by side.
+"""The key scheduler of one async stage: events of one key run one by one, in order; those of different keys side by side.
 
 *Owned, written and read by* the stream loop of one stream-thread process; nothing here is shared.
 
-    buckets ──► KeyEntry ──chain──► KeyEntry                    one entry a key that has items, found by owner and key bytes
-                   │ head                                       its items, linked by `next`; the head runs, or is ready
+    buckets ──► KeyEntry ──chain──► KeyEntry                    one entry a key that has items, by owner and key bytes
+                   │ head
                    ▼
-                 item ──next──► item ──next──► item ◄── tail
-                   │
-    ready_head ──► item ──next_ready──► item ◄── ready_tail     heads that may start, in the order in which they became ready
+                 item ──next──► item ──next──► item ◄── tail    its items; the head runs or is ready
 
-- An entry exists exactly while its key has items, and its key bytes are those of its head: no copy, and no memory for keys that are idle.
+    ready_head ──► item ──next_ready──► item ◄── ready_tail     heads that may start, as they became ready
+
+- An entry exists exactly while its key has items, and its key bytes are those of its head: no copy, and no memory for
+  keys that are idle.
 - A running item stays its key's head until it is done; so it blocks its own key and nothing else.
-- Unordered items (null keys, unless the stage asks for the order of their partition) have no entry and are ready at once.
-- Entries come from slabs and return to a free list; the table doubles with the keys. In steady state nothing is allocated.
+- Unordered items (null keys, unless the stage asks for the order of their partition) have no entry: they are ready at
+  once.
+- Entries come from slabs and return to a free list; the table doubles with the keys. In steady state nothing is
+  allocated.
 
-A call that breaks the contract (finishing an item that does not run) ends the process: going on could commit a wrong offset.
+A call that breaks the contract (finishing an item that does not run) ends the process: going on could commit a wrong
+offset.
 """
 
 from enum import IntEnum
@@ -92,7 +96,7 @@ cdef Scheduler *scheduler_new(int64_t max_items, int64_t max_bytes, int null_key
     scheduler.max_items = max_items
     scheduler.max_bytes = max_bytes
     scheduler.null_key_mode = null_key_mode
-    # Keys come from strangers: a seed they do not know keeps them from filling one bucket. Nothing visible depends on it.
+    # Keys come from strangers: a seed they do not know keeps them from filling one bucket. Nothing else depends on it.
     getrandom(&scheduler.seed, sizeof(scheduler.seed), GRND_NONBLOCK)
     return scheduler
 
@@ -332,7 +336,7 @@ cdef void _drop(Scheduler *scheduler, Dropped *dropped, SchedulerItem *item) noe
 
 
 cdef void _drop_ready(Scheduler *scheduler, Dropped *dropped, uint32_t owner) noexcept nogil:
-    """Takes the owner's items off the ready list. Those with a key are still in its queue; the others were nowhere else."""
+    """Takes the owner's items off the ready list. Those with a key are still in its queue, the others nowhere else."""
     cdef SchedulerItem *item = scheduler.ready_head
     cdef SchedulerItem *following
     scheduler.ready_head = NULL

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The offset tracker of one partition: what is polled, what is done, what may be committed, and whether one more record may come in.
+"""The offset tracker of one partition: what is polled, what is done, what may be committed, whether more may come in.
 
 *Owned, written and read by* the stream loop of one stream-thread process; nothing here is shared.
 
@@ -9,15 +9,22 @@
                   │                          │ polled again yet   │
                   └── one bit an offset: 1 = incomplete ──────────┘
 
-- `position` is the next offset to poll. While the partition is new, `end` is the highest noted offset + 1, so end <= position.
-- After a restore, the completed set of the last commit reaches beyond the position: its offsets are skipped as they are polled. A polled
-  record with a higher leader epoch than the set's means that the log was truncated and written anew: the set ends there.
-- `base`, the committable offset, is the lowest incomplete offset below the position, else the position. It never passes the position, even
-  where the restored set says that more is done: until they are polled again, nobody knows that those records are still the same.
-- Gaps (compaction, transaction markers) have zero bits, which is to say: nothing is done for them, and they are complete.
+- `position` is the next offset to poll. While the partition is new, `end` is the highest noted offset + 1, so
+  end <= position.
+- After a restore, the completed set of the last commit reaches beyond the position: its offsets are skipped as they
+  are polled. A polled record with a higher leader epoch than the set's means that the log was truncated and written
+  anew: the set ends there.
+- `base`, the committable offset, is the lowest incomplete offset below the position, else the position. It never
+  passes the position, even where the restored set says that more is done: until they are polled again, nobody knows
+  that those records are still the same.
+- Gaps (compaction, transaction markers) have zero bits: nothing is to be done for them, and they are complete.
+- Where the position goes backwards (truncation, seek), other records may come at the offsets above: what is in flight
+  there is void, what is below stays incomplete. The tracker's `life`, which grows each time, and the offset together
+  say of a record whether it is void.
 
-Intake: the written form of the set is bounded by the number of incomplete offsets and the span alone (see commit_metadata.pyx), and both
-only fall as records complete. So `tracker_note` takes an offset only if the set can be written with it, and from then on it always can.
+Intake: the length of the written set is bounded by the number of incomplete offsets and the span alone (see
+commit_metadata.pyx), and both only fall as records complete. So `tracker_note` takes an offset only if the set can be
+written with it, and from then on it always can.
 
 Every operation is O(1), amortised: each word of the ring is passed once as the base moves on, and growth doubles.
 """
@@ -33,8 +40,8 @@ from kafkaproc._core.commit_metadata import (
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeASCII
-from libc.stdint cimport int32_t, int64_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from kafkaproc._core.commit_metadata cimport (
@@ -65,6 +72,12 @@ cdef unsigned char[16] NO_TOPIC_ID
 memset(NO_TOPIC_ID, 0, 16)
 
 
+# Records of this life and earlier ones are void from this offset on.
+cdef struct Cut:
+    uint32_t life
+    int64_t offset
+
+
 cdef struct Tracker:
     BitRing ring
     int64_t base
@@ -77,6 +90,11 @@ cdef struct Tracker:
     int64_t metadata_budget
     int64_t body_bits           # what the budget leaves for the set
     int32_t leader_epoch
+    uint32_t life               # of the records that are polled now
+    uint32_t oldest_life        # that can still have an incomplete record
+    Cut *cuts                   # rising by life, and by offset: a lower cut makes those above it void
+    int cut_count
+    int cut_capacity
 
 
 cdef Tracker *tracker_new(int64_t max_offset_span, int64_t metadata_budget) noexcept nogil:
@@ -98,6 +116,7 @@ cdef Tracker *tracker_new(int64_t max_offset_span, int64_t metadata_budget) noex
 cdef void tracker_free(Tracker *tracker) noexcept nogil:
     if tracker != NULL:
         free(tracker.ring.words)
+        free(tracker.cuts)
         free(tracker)
 
 
@@ -174,6 +193,9 @@ cdef void tracker_start(Tracker *tracker, int64_t base) noexcept nogil:
     tracker.unpolled_count = 0
     tracker.leader_epoch = -1
     tracker.revision += 1
+    tracker.life += 1
+    tracker.oldest_life = tracker.life
+    tracker.cut_count = 0
 
 
 cdef bint _is_known(const unsigned char *topic_id) noexcept nogil:
@@ -226,7 +248,7 @@ cdef int tracker_restore(
 # Running
 
 cdef inline void _move_position(Tracker *tracker, int64_t position) noexcept nogil:
-    """The offsets from the old position up to the new one were not delivered: they are no longer in the log, and so complete."""
+    """The offsets up to the new position were not delivered: they are no longer in the log, and so complete."""
     if tracker.unpolled_count:
         tracker.unpolled_count -= _clear(tracker, tracker.position, min(position, tracker.end))
     tracker.position = position
@@ -235,23 +257,60 @@ cdef inline void _move_position(Tracker *tracker, int64_t position) noexcept nog
     tracker.revision += 1
 
 
-cdef void _forget_from(Tracker *tracker, int64_t offset) noexcept nogil:
-    """Forgets all that is known from `offset` on, and polls from there. What is incomplete below it stays so."""
+cdef int64_t _forget_from(Tracker *tracker, int64_t offset) noexcept nogil:
+    """Forgets all that is known from `offset` on, and polls from there; returns how many records became void."""
     cdef int64_t start = max(offset, tracker.base)
     cdef int64_t middle = max(start, min(tracker.position, tracker.end))
-    tracker.polled_count -= _clear(tracker, start, middle)
+    cdef int64_t forgotten = _clear(tracker, start, middle)
+    tracker.polled_count -= forgotten
     tracker.unpolled_count -= _clear(tracker, middle, tracker.end)
     tracker.end = min(offset, tracker.end)
     tracker.position = offset
     if tracker.polled_count == 0:
         tracker.base = offset
     tracker.revision += 1
+    return forgotten
+
+
+cdef bint _reserve_cut(Tracker *tracker) noexcept nogil:
+    cdef Cut *cuts
+    cdef int capacity
+    if tracker.cut_count < tracker.cut_capacity:
+        return True
+    capacity = 2 * tracker.cut_capacity + 4
+    cuts = <Cut *> realloc(tracker.cuts, capacity * sizeof(Cut))
+    if cuts == NULL:
+        return False
+    tracker.cuts = cuts
+    tracker.cut_capacity = capacity
+    return True
+
+
+cdef int _go_back_to(Tracker *tracker, int64_t offset) noexcept nogil:
+    """What is in flight from `offset` on becomes void; what is in flight below it stays."""
+    cdef int kept = 0
+    cdef int i
+    if not _reserve_cut(tracker):
+        return TRACKER_NO_MEMORY
+    if _forget_from(tracker, offset) == 0:
+        return TRACKER_BACKWARDS
+    # A cut at or below the base has nothing left that it lets through.
+    for i in range(tracker.cut_count):
+        if tracker.cuts[i].offset <= tracker.base:
+            tracker.oldest_life = tracker.cuts[i].life + 1
+        elif tracker.cuts[i].offset < offset:
+            tracker.cuts[kept] = tracker.cuts[i]
+            kept += 1
+    tracker.cuts[kept].life = tracker.life
+    tracker.cuts[kept].offset = offset
+    tracker.cut_count = kept + 1
+    tracker.life += 1
+    return TRACKER_BACKWARDS
 
 
 cdef int tracker_advance(Tracker *tracker, int64_t position) noexcept nogil:
     if position < tracker.position:
-        _forget_from(tracker, position)
-        return TRACKER_BACKWARDS
+        return _go_back_to(tracker, position)
     if position > tracker.position:
         _move_position(tracker, position)
     return 0
@@ -260,7 +319,7 @@ cdef int tracker_advance(Tracker *tracker, int64_t position) noexcept nogil:
 cdef inline bint _may_take(Tracker *tracker) noexcept nogil:
     """May the offset at the position, which lies above the restored set, become one more incomplete offset?
 
-    One offset alone always may: a set that is empty whenever it completes needs no space, and so a partition never stops for good.
+    One offset alone always may: there is never a set beside it, and so no budget stops a partition for good.
     """
     cdef int64_t span = tracker.position + 1 - tracker.base
     if span <= 1:
@@ -282,12 +341,13 @@ cdef int _note_restored(Tracker *tracker, int64_t offset) noexcept nogil:
 
 
 cdef int tracker_note(Tracker *tracker, int64_t offset, int32_t leader_epoch) noexcept nogil:
-    # Below the end there is always room: when the end was noted, no fewer offsets were incomplete in no narrower a span.
+    # Below the end is always room: when the end was noted, no fewer offsets were incomplete, in no narrower a span.
     cdef bint is_counted = offset < tracker.end
     cdef int outcome = TRACKER_TAKE
     if offset < tracker.position:
-        _forget_from(tracker, offset)
-        outcome = TRACKER_BACKWARDS
+        outcome = _go_back_to(tracker, offset)
+        if outcome == TRACKER_NO_MEMORY:
+            return outcome
     elif offset > tracker.position:
         _move_position(tracker, offset)
     if offset < tracker.end:
@@ -324,6 +384,16 @@ cdef int tracker_complete(Tracker *tracker, int64_t offset) noexcept nogil:
     return 0
 
 
+cdef bint tracker_is_void(Tracker *tracker, int64_t offset, uint32_t life) noexcept nogil:
+    cdef int i
+    if life < tracker.oldest_life:
+        return True
+    for i in range(tracker.cut_count):
+        if life <= tracker.cuts[i].life:
+            return offset >= tracker.cuts[i].offset
+    return False
+
+
 cdef bint tracker_has_room(Tracker *tracker) noexcept nogil:
     return tracker.position < tracker.end or _may_take(tracker)
 
@@ -346,6 +416,10 @@ cdef int64_t tracker_completed_ahead(Tracker *tracker) noexcept nogil:
     if tracker.end <= tracker.base:
         return 0
     return tracker.end - tracker.base - tracker.polled_count - tracker.unpolled_count
+
+
+cdef uint32_t tracker_life(Tracker *tracker) noexcept nogil:
+    return tracker.life
 
 
 cdef int32_t tracker_leader_epoch(Tracker *tracker) noexcept nogil:
@@ -449,6 +523,10 @@ cdef class OffsetTracker:
             raise MemoryError
         return NoteResult(result)
 
+    def is_void(self, int64_t offset, uint32_t life):
+        """Did the position go back to this offset or below it since the record was polled?"""
+        return bool(tracker_is_void(self.tracker, offset, life))
+
     def complete(self, int64_t offset):
         """A record and all that is derived from it is done."""
         if tracker_complete(self.tracker, offset) < 0:
@@ -456,7 +534,10 @@ cdef class OffsetTracker:
 
     def advance(self, int64_t position):
         """The position moved without a record; False where it went backwards."""
-        return tracker_advance(self.tracker, position) == 0
+        cdef int result = tracker_advance(self.tracker, position)
+        if result == TRACKER_NO_MEMORY:
+            raise MemoryError
+        return result == 0
 
     def encode(self, bytes topic_id=None, int64_t stream_time_ms=-1):
         """The commit metadata for the present state; None where it does not fit the budget."""
@@ -485,6 +566,10 @@ cdef class OffsetTracker:
     @property
     def completed_ahead(self):
         return tracker_completed_ahead(self.tracker)
+
+    @property
+    def life(self):
+        return tracker_life(self.tracker)
 
     @property
     def leader_epoch(self):

@@ -242,6 +242,7 @@ def test_i2_going_backwards_forgets_what_lies_above_and_passes_nothing_below() -
     tracker = started(0)
     for offset in range(10):
         tracker.note(offset, 1)
+    old_life = tracker.life
     for offset in (1, 6, 7):
         tracker.complete(offset)
     assert tracker.note(5, 2) is BACKWARDS
@@ -249,10 +250,31 @@ def test_i2_going_backwards_forgets_what_lies_above_and_passes_nothing_below() -
     for offset in (8, 9, 6):
         with pytest.raises(AssertionError):
             tracker.complete(offset)
+    assert [tracker.is_void(offset, old_life) for offset in range(10)] == [False] * 5 + [True] * 5
+    assert not any(tracker.is_void(offset, tracker.life) for offset in range(12))
     assert [tracker.note(offset, 2) for offset in range(6, 12)] == [TAKE] * 6
     for offset in (0, 2, 3, 4):
         tracker.complete(offset)
     assert tracker.committable_offset == 5
+
+
+def test_i2_a_record_is_void_if_the_position_ever_went_back_past_it_while_it_was_in_flight() -> None:
+    tracker = started(0)
+    lives = []
+    for back in (80, 50, 60, 20, 70):
+        while tracker.position < 100:
+            tracker.note(tracker.position)
+        lives.append(tracker.life)
+        assert tracker.note(back) is BACKWARDS
+    first_void = [min(offset for offset in range(101) if tracker.is_void(offset, life)) for life in lives]
+    assert first_void == [20, 20, 20, 20, 70]
+    for offset in range(21):
+        tracker.complete(offset)
+    tracker.note(71)
+    tracker.note(72)
+    assert tracker.note(71) is BACKWARDS
+    first_void = [min(offset for offset in range(101) if tracker.is_void(offset, life)) for life in lives]
+    assert max(first_void[:4]) <= 20 and first_void[4] == 70
 
 
 def test_going_backwards_below_the_base_starts_anew() -> None:

@@ -69,6 +69,7 @@ class Record:
     offset: int
     epoch: int
     is_done: bool = False
+    life: int = 0  # of the tracker, when it was taken
 
 
 @dataclass
@@ -78,6 +79,7 @@ class Commit:
     epoch: int
     end: int
     done: set[Record] = field(default_factory=set)
+    log_parts_at: int = 2**63  # where the log was truncated since, at the lowest
 
 
 class TrackerMachine(RuleBasedStateMachine):
@@ -99,6 +101,9 @@ class TrackerMachine(RuleBasedStateMachine):
         self.in_flight: dict[int, Record] = {}
         self.commit = Commit(start, "", -1, start)
         self.restored: Commit | None = None  # whose completed set is in force above the position
+        self.void: list[
+            tuple[int, int]
+        ] = []  # offsets and lives of what was in flight where the position went back
 
     def new_tracker(self) -> OffsetTracker:
         return OffsetTracker(max_offset_span=self.span, metadata_budget=self.budget)
@@ -127,26 +132,33 @@ class TrackerMachine(RuleBasedStateMachine):
             self.log.remove(record)
 
     @rule(back=st.integers(1, 60), refill=st.integers(0, 80))
-    @precondition(lambda self: self.log)
+    @precondition(lambda self: bool(self.log))
     def truncate_and_refill(self, back: int, refill: int) -> None:
         """An unclean leader election: others come in the place of the log's tail, under a higher epoch."""
         first = self.log[max(0, len(self.log) - back)].offset
         self.log = [record for record in self.log if record.offset < first]
         self.log_end = first
         self.epoch += 1
+        self.commit.log_parts_at = min(self.commit.log_parts_at, first)
         for _ in range(refill):
             self.log.append(Record(self.log_end, self.epoch))
             self.log_end += 1
         if self.position > first:
-            # A running consumer notices (KIP-320) and seeks to where the logs part.
-            assert not self.tracker.advance(first)
-            self.go_back_to(first)
+            self.find_the_log_truncated(first)
 
     # The consumer
 
+    def find_the_log_truncated(self, first: int) -> None:
+        """A consumer notices by the leader epochs (KIP-320), and seeks to where the logs part."""
+        assert not self.tracker.advance(first)
+        self.go_back_to(first)
+
     def go_back_to(self, position: int) -> None:
         self.position = position
-        self.in_flight = {offset: r for offset, r in self.in_flight.items() if offset < position}
+        self.void += [
+            (offset, record.life) for offset, record in self.in_flight.items() if offset >= position
+        ]
+        self.in_flight = {offset: record for offset, record in self.in_flight.items() if offset < position}
         self.restored = None
 
     @rule(count=st.integers(1, 60))
@@ -162,18 +174,20 @@ class TrackerMachine(RuleBasedStateMachine):
                 return
             self.position += 1
             if expected is NoteResult.TAKE:
-                self.in_flight[record.offset] = record
+                self.take(record)
+
+    def take(self, record: Record) -> None:
+        record.life = self.tracker.life
+        self.in_flight[record.offset] = record
 
     def expected(self, record: Record) -> NoteResult:
         """What must come of this record, the next in the log."""
-        if self.restored and record.epoch > self.restored.epoch:
-            self.restored = None
-            return NoteResult.TAKE
-        if self.restored and record in self.restored.done:
-            assert record.is_done
-            return NoteResult.SKIP
         if self.restored and record.offset < self.restored.end:
-            return NoteResult.TAKE
+            if record.epoch > self.restored.epoch:
+                self.restored = None
+                return NoteResult.TAKE
+            assert record.is_done or record not in self.restored.done
+            return NoteResult.SKIP if record in self.restored.done else NoteResult.TAKE
         self.restored = None
         base = min(self.in_flight, default=record.offset)
         span = record.offset + 1 - base
@@ -205,7 +219,7 @@ class TrackerMachine(RuleBasedStateMachine):
             record = earlier[0]
             assert self.tracker.note(record.offset, record.epoch) is NoteResult.BACKWARDS
             self.go_back_to(record.offset)
-            self.in_flight[record.offset] = record
+            self.take(record)
             self.position += 1
 
     # Commits and crashes
@@ -216,7 +230,7 @@ class TrackerMachine(RuleBasedStateMachine):
         assert metadata is not None
         base = self.tracker.committable_offset
         done = {record for record in self.log if record.offset >= base and self.known_done(record)}
-        end = self.restored.end if self.restored else self.position
+        end = base + number(metadata[42:48])
         self.commit = Commit(base, metadata, self.tracker.leader_epoch, end, done)
 
     def known_done(self, record: Record) -> bool:
@@ -225,8 +239,9 @@ class TrackerMachine(RuleBasedStateMachine):
             return record.offset not in self.in_flight
         return self.restored is not None and record in self.restored.done
 
-    @rule()
-    def crash_and_restart(self) -> None:
+    @rule(back=st.sampled_from([0, 0, 3, 30]), refill=st.integers(0, 80))
+    def crash_and_restart(self, back: int, refill: int) -> None:
+        """Sometimes to find that the log was truncated and written anew in the meantime."""
         self.tracker = self.new_tracker()
         result, stream_time_ms = self.tracker.restore(self.commit.offset, self.commit.metadata, TOPIC_ID)
         if self.commit.metadata:
@@ -235,9 +250,20 @@ class TrackerMachine(RuleBasedStateMachine):
             assert (result, stream_time_ms) == (RestoreResult.EMPTY, -1)
         self.position = self.commit.offset
         self.in_flight = {}
-        self.restored = self.commit if self.commit.done else None
+        self.void = []
+        self.restored = self.commit if self.commit.end > self.commit.offset else None
+
+        if self.commit.log_parts_at < self.position:
+            self.find_the_log_truncated(self.commit.log_parts_at)
+        if back and self.log:
+            self.truncate_and_refill(back, refill)
 
     # What holds at all times
+
+    @invariant()
+    def what_is_void_is_told_from_what_is_not(self) -> None:
+        assert all(self.tracker.is_void(offset, life) for offset, life in self.void)
+        assert not any(self.tracker.is_void(offset, record.life) for offset, record in self.in_flight.items())
 
     @invariant()
     def nothing_is_passed(self) -> None:
