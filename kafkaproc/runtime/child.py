@@ -53,7 +53,7 @@ def main(arguments: Sequence[str], run: Run | None = None) -> int:
 def _serve(channel: Channel, segment_fd: int, run: Run | None) -> int:
     if run is None:
         # Before the wait for Start, since importing it takes longer than the supervisor's checks.
-        from kafkaproc.runtime import stream_thread  # type: ignore[attr-defined,unused-ignore]
+        from kafkaproc.runtime import stream_thread
 
         run = stream_thread.run
     start = _first_command(channel)

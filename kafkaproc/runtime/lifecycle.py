@@ -1,17 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The states of an instance, which are those of Kafka Streams' `KafkaStreams`.
 
-    CREATED ──────────▶ REBALANCING            the supervisor subscribes
-    REBALANCING ──────▶ RUNNING                every task that this instance holds has started
-    RUNNING ──────────▶ REBALANCING            the group assigns or revokes
+    CREATED ──▶ REBALANCING                                                the supervisor joins the group
+    REBALANCING ──▶ RUNNING                                                every task held has started
+    RUNNING ──▶ REBALANCING                                                the group assigns or revokes
 
-    CREATED ──────┐
-    REBALANCING ──┼───▶ PENDING_SHUTDOWN ───▶ NOT_RUNNING      a signal; all closed and committed
-    RUNNING ──────┘            │
-                               ▼
-    CREATED ──────┐            │ something fails meanwhile
-    REBALANCING ──┼───▶ PENDING_ERROR ──────▶ ERROR            a record, a stream thread or the group failed
-    RUNNING ──────┘
+    CREATED, REBALANCING, RUNNING ──▶ PENDING_SHUTDOWN ──▶ NOT_RUNNING     a signal; all is closed and committed
+    CREATED, REBALANCING, RUNNING, PENDING_SHUTDOWN ──▶ PENDING_ERROR ──▶ ERROR     something failed; likewise
 
 A stream thread's death changes nothing here: its tasks resume on its replacement without a rebalance.
 """

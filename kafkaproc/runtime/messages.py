@@ -24,7 +24,8 @@ from __future__ import annotations
 
 import msgspec
 
-from kafkaproc.config import Settings
+from kafkaproc.clients.partitions import TOPIC_ID_UNKNOWN as TOPIC_ID_UNKNOWN
+from kafkaproc.settings import Settings
 
 OFFSET_EARLIEST = -2
 """PartitionStart.offset where nothing was committed and the reset policy is `earliest` (librdkafka's number for it)."""

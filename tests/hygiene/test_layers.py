@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "topology": {"processor"},
     "dsl": {"topology", "processor"},
     "app": {"dsl", "topology", "processor"},
-    "observability": {"clients", "topology"},
+    "observability": {"clients", "topology", "_core"},
     "runtime": {"app", "topology", "processor", "state", "clients", "_core", "observability"},
     "cli": {"app", "runtime", "topology", "clients", "observability"},
     "testing": {"app", "runtime", "topology", "processor", "state", "clients", "_core", "observability"},

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +17,8 @@ from typing import Any, Self
 from kafkaproc.config import load_settings
 from kafkaproc.observability.status import InstanceStatus, ask_status
 from kafkaproc.testing import wait_until
+
+InstanceFactory = Callable[..., "FakeInstance"]
 
 HERE = Path(__file__).resolve().parent
 TIMEOUT_S = 30.0
@@ -49,6 +52,7 @@ class FakeInstance:
         **settings: object,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        self.topics = topics
         self.app = directory / "app.py"
         self.app.write_text(APP.format(application_id=application_id, topics=topics, sink=sink))
         self.log_file = directory / "fake.log"
