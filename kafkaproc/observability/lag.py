@@ -28,7 +28,7 @@ class PartitionLag(msgspec.Struct, frozen=True):
     committed_offset: int | None
     """None also where nothing was committed yet."""
     lag: int | None
-    """As `kafka-consumer-groups` counts: log end − committed offset (− 0 where nothing was committed)."""
+    """As `kafka-consumer-groups` counts: log end minus committed offset (minus 0 where there is none)."""
     completed_ahead: int | None
     """Of the lag: records above the committed offset that are done already, and are skipped after a restart."""
     incomplete: int | None
