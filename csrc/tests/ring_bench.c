@@ -2,10 +2,11 @@
 /*
  * Records a second through the ring between two threads, and the time of a hand-over to a thread that sleeps.
  *
- *   ring_bench [millions of records, default 20] [rounds, default 5]
+ *   ring_bench [thousands of records a run, default 2000] [rounds, default 15] [KiB of ring, default 4096]
  *
  * Every record's 64 bytes are written by the producer; the consumer adds up one word of each, and the sum is checked. The
- * two threads are bound to the first two processors that the process may use.
+ * two threads are bound to the first two processors that the process may use. The default capacity is the runtime's own; in a
+ * ring that is full all the time both ends wait for each other's line, and the rate is that of the lines.
  */
 #include "check.h"
 
@@ -14,7 +15,7 @@ enum { RECORD_BYTES = 64 };
 struct bench {
     struct kp_ring_shared *shared;
     uint64_t record_count;
-    uint64_t batch;
+    uint64_t batch; /* records a publish, and a release */
     int producer_cpu;
     uint64_t started; /* the producer is on its own processor */
 };
@@ -54,10 +55,9 @@ static void *produce(void *argument)
 }
 
 /* Returns records a second. */
-static double run(uint64_t record_count, uint64_t batch, const int cpus[2])
+static double run(uint64_t record_count, uint64_t capacity, uint64_t batch, const int cpus[2])
 {
     struct bench bench;
-    const uint64_t capacity = 1 << 18;
     bench.shared = new_ring(capacity);
     bench.record_count = record_count;
     bench.batch = batch;
@@ -94,46 +94,107 @@ static double run(uint64_t record_count, uint64_t batch, const int cpus[2])
     return (double)record_count / seconds;
 }
 
+struct relay {
+    struct kp_ring_shared *there;
+    struct kp_ring_shared *back;
+    struct kp_wakeup wakeups[2];
+    uint64_t rounds;
+    int cpu;
+};
+
+static void *return_records(void *argument)
+{
+    struct relay *relay = (struct relay *)argument;
+    bind_to(relay->cpu);
+    struct kp_ring consumer = ring_end(relay->there, KP_RING_CONSUMER);
+    struct kp_ring producer = ring_end(relay->back, KP_RING_PRODUCER);
+    for (uint64_t round = 0; round < relay->rounds; round++) {
+        await_record(&consumer, &relay->wakeups[1], round);
+        CHECK(put_record(&producer, RECORD_BYTES, round));
+        (void)kp_wakeup_signal(&relay->wakeups[0]);
+    }
+    return NULL;
+}
+
+/* Returns the time of one hand-over to a sleeping thread, in seconds. */
+static double relay(const int cpus[2])
+{
+    struct relay relay;
+    relay.there = new_ring(4096);
+    relay.back = new_ring(4096);
+    relay.wakeups[0] = new_wakeup();
+    relay.wakeups[1] = new_wakeup();
+    relay.rounds = 10000;
+    relay.cpu = cpus[1];
+    pthread_t other = start_thread(return_records, &relay);
+    struct kp_ring producer = ring_end(relay.there, KP_RING_PRODUCER);
+    struct kp_ring consumer = ring_end(relay.back, KP_RING_CONSUMER);
+    const double start = now_s();
+    for (uint64_t round = 0; round < relay.rounds; round++) {
+        CHECK(put_record(&producer, RECORD_BYTES, round));
+        (void)kp_wakeup_signal(&relay.wakeups[1]);
+        await_record(&consumer, &relay.wakeups[0], round);
+    }
+    const double seconds = now_s() - start;
+    join_thread(other);
+    return seconds / (double)relay.rounds / 2;
+}
+
 static int compare(const void *left, const void *right)
 {
     const double difference = *(const double *)left - *(const double *)right;
     return (difference > 0) - (difference < 0);
 }
 
-int main(int argument_count, char **arguments)
+/* Sorts `values` and prints median, least and greatest. */
+static void print_spread(double *values, int count, double unit)
 {
-    const uint64_t millions = argument_count > 1 ? strtoull(arguments[1], NULL, 10) : 20;
-    const int rounds = argument_count > 2 ? atoi(arguments[2]) : 5;
-    enum { ROUNDS_MAX = 101 };
-    CHECK(rounds >= 1 && rounds <= ROUNDS_MAX);
+    qsort(values, (size_t)count, sizeof *values, compare);
+    (void)printf(" %9.1f %9.1f %9.1f\n", values[count / 2] / unit, values[0] / unit, values[count - 1] / unit);
+}
+
+/* The first two processors that this process may use. */
+static void choose_cpus(int cpus[2])
+{
     cpu_set_t allowed;
+    int found = 0;
     CHECK(sched_getaffinity(0, sizeof allowed, &allowed) == 0);
-    int cpus[2] = {-1, -1};
-    for (int cpu = 0, found = 0; cpu < CPU_SETSIZE && found < 2; cpu++) {
+    for (int cpu = 0; cpu < CPU_SETSIZE && found < 2; cpu++) {
         if (CPU_ISSET((size_t)cpu, &allowed)) {
             cpus[found++] = cpu;
         }
     }
-    if (cpus[1] < 0) {
-        (void)fprintf(stderr, "two processors are needed\n");
-        return 1;
-    }
+    CHECK(found == 2);
+}
+
+int main(int argument_count, char **arguments)
+{
+    const uint64_t record_count = (argument_count > 1 ? strtoull(arguments[1], NULL, 10) : 2000) * 1000;
+    const int rounds = argument_count > 2 ? atoi(arguments[2]) : 15;
+    const uint64_t capacity = (argument_count > 3 ? strtoull(arguments[3], NULL, 10) : 4096) * 1024;
+    enum { ROUNDS_MAX = 101 };
+    CHECK(rounds >= 1 && rounds <= ROUNDS_MAX);
+    int cpus[2];
+    choose_cpus(cpus);
     bind_to(cpus[0]);
     const uint64_t batches[] = {1, 8, 32, 128};
     enum { BATCHES = sizeof batches / sizeof *batches };
     double rates[BATCHES][ROUNDS_MAX];
+    double times[ROUNDS_MAX];
     for (int round = 0; round < rounds; round++) {
         for (int i = 0; i < BATCHES; i++) {
-            rates[i][round] = run(millions * 1000000, batches[i], cpus);
+            rates[i][round] = run(record_count, capacity, batches[i], cpus);
         }
+        times[round] = relay(cpus);
     }
-    (void)printf("ring, two threads, %d-byte records, %llu M a run, %d interleaved rounds: million records/s\n", RECORD_BYTES,
-                 (unsigned long long)millions, rounds);
-    (void)printf("  records a publish    median       min       max\n");
+    (void)printf("two threads, ring of %llu KiB, %d-byte records, %llu a run, %d interleaved rounds\n",
+                 (unsigned long long)(capacity / 1024), RECORD_BYTES, (unsigned long long)record_count, rounds);
+    (void)printf("                           median     least  greatest\n");
     for (int i = 0; i < BATCHES; i++) {
-        qsort(rates[i], (size_t)rounds, sizeof(double), compare);
-        (void)printf("  %17llu %9.1f %9.1f %9.1f\n", (unsigned long long)batches[i], rates[i][rounds / 2] / 1e6,
-                     rates[i][0] / 1e6, rates[i][rounds - 1] / 1e6);
+        (void)printf("M records/s, %3llu a publish", (unsigned long long)batches[i]);
+        print_spread(rates[i], rounds, 1e6);
     }
+    (void)printf("us to wake a sleeper     ");
+    print_spread(times, rounds, 1e-6);
     return 0;
 }

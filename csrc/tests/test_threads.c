@@ -351,7 +351,7 @@ struct publication {
 static void describe(uint64_t n, struct publication *publication)
 {
     struct kp_partition_fields *fields = &publication->fields;
-    const size_t words = n % 8 == 0 ? KP_METADATA_WORDS : 1 + n % KP_METADATA_WORDS;
+    const size_t words = n % 16 == 0 ? KP_METADATA_WORDS : 1 + n % 32;
     fields->epoch = (int64_t)n;
     fields->position = (int64_t)n;
     fields->committable_offset = (int64_t)n;
