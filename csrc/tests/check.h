@@ -134,6 +134,13 @@ static inline void kill_child(pid_t pid)
     CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
 }
 
+/* The scale of the stress tests: this many records, or a stated part of it in rounds of something else. */
+static inline uint64_t stress_records(void)
+{
+    const char *text = getenv("KP_STRESS_RECORDS");
+    return text == NULL ? UINT64_C(10000000) : strtoull(text, NULL, 10);
+}
+
 /* splitmix64: the n-th number of the sequence with this seed, so that both ends can derive it without sharing state. */
 static inline uint64_t mix(uint64_t n)
 {

@@ -5,8 +5,8 @@
  *   ring_bench [thousands of records a run, default 2000] [rounds, default 15] [KiB of ring, default 4096]
  *
  * Every record's 64 bytes are written by the producer; the consumer adds up one word of each, and the sum is checked. The
- * two threads are bound to the first two processors that the process may use. The default capacity is the runtime's own; in a
- * ring that is full all the time both ends wait for each other's line, and the rate is that of the lines.
+ * two threads are bound to the first two processors that the process may use. The default capacity is the runtime's own;
+ * in a ring that is full all the time both ends wait for each other's line, and the rate is that of the lines.
  */
 #include "check.h"
 

@@ -42,17 +42,18 @@ cdef extern from "kafkaproc/ring.h" nogil:
 
     # In ring.c.
     int ring_create "kp_ring_create"(void *memory, uint64_t capacity, Error *error) noexcept
-    Attach ring_attach "kp_ring_attach"(Ring *ring, void *memory, uint64_t memory_bytes, RingRole role, Error *error) noexcept
+    Attach ring_attach "kp_ring_attach"(
+        Ring *ring, void *memory, uint64_t memory_bytes, RingRole role, Error *error) noexcept
 
-    # Producer. claim: room for a payload, or NULL: full. commit = append + publish; appended records become visible together at
-    # publish. Signal a sleeping consumer after publish.
+    # Producer. claim: room for a payload, or NULL: full. commit = append + publish; appended records become visible together
+    # at publish. Signal a sleeping consumer after publish.
     void *ring_claim "kp_ring_claim"(Ring *ring, uint32_t length) noexcept
     void ring_append "kp_ring_append"(Ring *ring) noexcept
     void ring_publish "kp_ring_publish"(Ring *ring) noexcept
     void ring_commit "kp_ring_commit"(Ring *ring) noexcept
 
-    # Consumer. peek: the next payload, or NULL: empty. consume = advance + release; payloads stay valid until release. Signal a
-    # producer that waits for room after release.
+    # Consumer. peek: the next payload, or NULL: empty. consume = advance + release; payloads stay valid until release. Signal
+    # a producer that waits for room after release.
     void *ring_peek "kp_ring_peek"(Ring *ring, uint32_t *length) noexcept
     void ring_advance "kp_ring_advance"(Ring *ring) noexcept
     void ring_release "kp_ring_release"(Ring *ring) noexcept

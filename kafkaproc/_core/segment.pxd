@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The shared memory of one stream-thread process, for Cython: the child's half is the inline functions of
-# csrc/include/kafkaproc/segment.h under short names; no C source is needed to call them. Layout and writers are in that header.
+# csrc/include/kafkaproc/segment.h under short names; no C source is needed to call them. Layout and writers are in that
+# header.
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 

@@ -36,7 +36,9 @@ def check_partition(state: PartitionState | None) -> int:
 
 
 def test_what_a_killed_stream_thread_published_is_whole_and_readable() -> None:
-    with ThreadSegment.create(partition_slots=1, in_flight_slots=8, rings=[(4096, 4096)], now_ns=0) as segment:
+    with ThreadSegment.create(
+        partition_slots=1, in_flight_slots=8, rings=[(4096, 4096)], now_ns=0
+    ) as segment:
         last = 0
         for round_number in range(5):
             writer = subprocess.Popen(

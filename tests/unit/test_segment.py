@@ -120,7 +120,9 @@ def test_rings_of_a_new_segment_are_empty(supervisor: ThreadSegment) -> None:
     assert supervisor.ring_used_bytes(1) == (0, 0)
 
 
-def test_slots_and_hosts_that_are_not_there_are_refused(supervisor: ThreadSegment, child: ThreadSegment) -> None:
+def test_slots_and_hosts_that_are_not_there_are_refused(
+    supervisor: ThreadSegment, child: ThreadSegment
+) -> None:
     assert (child.partition_slots, child.in_flight_slots) == (3, 4)
     with pytest.raises(IndexError, match="partition slot 3 of 3"):
         supervisor.read_partition(3)

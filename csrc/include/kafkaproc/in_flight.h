@@ -84,8 +84,8 @@ enum kp_in_flight_read {
 };
 
 /*
- * Notes a dispatch in a free slot: `event`, whose key_prefix is taken from the event->key_length bytes of `key` instead (NULL
- * for a null key). The writer's.
+ * Notes a dispatch in a free slot: `event`, whose key_prefix is taken from the event->key_length bytes of `key` instead
+ * (NULL for a null key). The writer's.
  */
 static inline void kp_in_flight_set(struct kp_in_flight_slot *slot, const struct kp_in_flight *event, const char *key)
 {

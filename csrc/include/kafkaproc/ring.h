@@ -3,7 +3,8 @@
  * kp_ring: a byte ring in shared memory for one producer and one consumer (SPSC), threads or processes.
  *
  * Owned by:       who created the memory.
- * Written by:     `tail` and `data` by the producer alone, `head` by the consumer alone, the rest by the creator before it publishes.
+ * Written by:     `tail` and `data` by the producer alone, `head` by the consumer alone, the rest by the creator before it
+ *                 publishes.
  * Read by:        both ends.
  * Handed off via: `tail` (records, producer to consumer) and `head` (space, back).
  *
@@ -35,11 +36,12 @@
  * record visible before it is complete, and none invisible: who has appended must publish before it sleeps, or before it
  * takes NULL from claim for "full".
  *
- * Crash rules: a record exists when `tail` has passed it, and not before. An end that is killed anywhere leaves the ring in a
- * state from which another one goes on: attach takes up the shared position, and unpublished bytes behind it are free space.
- * (Tried in other rings and left: a length word per record as the point of publication. It saves the transfer of the line of
- * `tail`, but the words must be zeroed on every lap, an attaching producer has to search for the end, and a consumer at the
- * producer's heels takes each line from it once a record where a cached `tail` hands over a batch.)
+ * Crash rules: a record exists when `tail` has passed it, and not before. An end that is killed anywhere leaves the ring
+ * in a state from which another one goes on: attach takes up the shared position, and unpublished bytes behind it are free
+ * space. A consumer that dies after it worked on a record and before it released it leaves the record to the next one.
+ * (Rejected: a length word per record as the point of publication. It saves the transfer of the line of `tail`, but the
+ * words must be zeroed on every lap, an attaching producer has to search for the end, and a consumer at the producer's
+ * heels takes each line from it once a record, where a cached `tail` hands over a batch.)
  *
  * A struct kp_ring is one end: private to its thread, with a cached copy of the other end's position, so that the shared
  * line of the other end is read only when the cached copy says full or empty.

@@ -31,8 +31,8 @@
  * waits for another process therefore polls a descriptor that tells of its death as well, and looks for work after any
  * wake-up, whatever its cause.
  *
- * kp_wakeup_pool: many waiting threads of one process, one ticket per piece of work. `tickets` counts the pieces nobody took;
- * below zero, the threads that wait. A post makes a system call only for threads that wait, and a take only where there is
+ * kp_wakeup_pool: many waiting threads of one process, one ticket per piece of work. `tickets` counts the pieces nobody
+ * took; below zero, the threads that wait. A post makes a system call only for threads that wait, and a take only where there is
  * no ticket; EFD_SEMAPHORE hands each waiting thread exactly one.
  */
 #ifndef KAFKAPROC_WAKEUP_H
