@@ -209,7 +209,7 @@ cdef class Dispatcher:
             if event == NULL or event.task.state == TASK_FENCED:
                 continue
             stage = self.stages[event.stage]
-            if stage.blocking and stage.timeout_ns and now - event.dispatched_ns > stage.timeout_ns:
+            if stage.blocking and stage.timeout_ns and event.started_ns and now - event.started_ns > stage.timeout_ns:
                 late.append((
                     (<TaskRuntime>event.task.runtime).task_id, stage.name, self.collector.topics[event.partition.topic_index],
                     event.partition.partition, event.offset))

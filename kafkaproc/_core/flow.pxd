@@ -49,7 +49,6 @@ cdef struct Partition:
     int64_t idle_since_ns                # when it was last seen empty at the end of the log, 0 otherwise
     int64_t in_flight                    # events of it that are not finished
     int64_t epoch                        # of the task, as the supervisor counts
-    uint32_t life                        # grows when the position goes backwards: what was in flight belongs to another log
     unsigned char topic_id[16]
 
 cdef struct Task:
@@ -73,7 +72,7 @@ cdef struct Origin:
     Partition *partition
     int64_t offset
     int32_t pending
-    uint32_t life                        # of the partition when it was made
+    uint32_t life                        # of the partition's tracker when its record was noted
     bint dropped                         # one of its events was dropped: it never completes
 
 cdef enum EffectKind:
@@ -119,6 +118,7 @@ cdef struct Event:
     PyObject *key                        # owned; NULL: the raw key stands
     PyObject *value                      # owned; NULL: the raw value stands
     int64_t dispatched_ns
+    int64_t started_ns                   # when a blocking thread took it up, 0: not yet. Changed with the GIL held
     EffectKind effect
     PyObject *result                     # owned: value, log, or exception
     Output *outputs                      # owned array (EFFECT_OUTPUTS)

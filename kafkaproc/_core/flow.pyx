@@ -33,7 +33,7 @@ from kafkaproc._core.key_scheduler cimport (
     scheduler_new,
     scheduler_schedule,
 )
-from kafkaproc._core.offset_tracker cimport tracker_complete
+from kafkaproc._core.offset_tracker cimport tracker_complete, tracker_is_void
 from kafkaproc._core.rdkafka cimport api, native_produce
 
 from kafkaproc import limits
@@ -74,6 +74,8 @@ cdef rd_kafka_headers_t *headers_from_list(object headers) except? NULL:
             if raw_value is None:
                 api.header_add(result, name, len(name), NULL, 0)
             else:
+                if not isinstance(raw_value, (bytes, bytearray, memoryview, str)):
+                    raise TypeError(f"header {raw_name!r} must be bytes, str or None, not {type(raw_value).__name__}")
                 value = raw_value.encode() if isinstance(raw_value, str) else bytes(raw_value)
                 api.header_add(result, name, len(name), <const char *>value, len(value))
     except BaseException:
@@ -348,8 +350,8 @@ cdef class Collector:
         return event
 
     cdef void _complete(self, Partition *partition, int64_t offset, uint32_t life) noexcept nogil:
-        if life != partition.life:
-            return
+        if tracker_is_void(partition.tracker, offset, life):
+            return                         # the log was truncated below it, and filled again or not
         if tracker_complete(partition.tracker, offset) != 0:
             self.inconsistent = True       # a bug: the thread stops rather than publish a wrong offset
         partition.changed = True

@@ -15,7 +15,7 @@ cdef enum:
 cdef struct TakenRecord:
     Partition *partition
     rd_kafka_message_t *message
-    uint32_t life                        # of the partition when it was taken
+    uint32_t life                        # of the partition's tracker when it was taken
 
 cdef class Intake:
     cdef Collector collector

@@ -7,18 +7,18 @@ bounds stop its fetcher.
 Owned by: the stream-loop thread.
 """
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport calloc, free
 
 from kafkaproc._core.flow cimport TASK_RUNNING, Collector, Partition, Stage, Task
 from kafkaproc._core.key_scheduler cimport scheduler_waiting
 from kafkaproc._core.offset_tracker cimport (
-    TRACKER_BACKWARDS,
     TRACKER_FULL,
     TRACKER_NO_MEMORY,
     TRACKER_SKIP,
     tracker_advance,
     tracker_has_room,
+    tracker_life,
     tracker_note,
 )
 from kafkaproc._core.rdkafka cimport ERR__PARTITION_EOF, api, rd_kafka_message_t
@@ -73,6 +73,7 @@ cdef class Intake:
     cdef bint _take_from(self, Task *task, int64_t now) noexcept nogil:
         cdef Partition *partition
         cdef rd_kafka_message_t *message
+        cdef uint32_t life
         cdef int noted
         cdef int count = 0
         while count < TAKE_BATCH and self.taken_count < PYTHON_BATCH:
@@ -85,26 +86,25 @@ cdef class Intake:
                 self.paused_count += 1
                 break
             partition.fetched_index += 1
+            partition.changed = True
             partition.at_end = False
             partition.idle_since_ns = 0
             count += 1
             self.polled_count += 1
             if noted == TRACKER_SKIP:
                 self.skipped_count += 1
-                partition.changed = True
                 api.message_destroy(message)
                 continue
-            if noted == TRACKER_BACKWARDS:
-                partition.life += 1
+            life = tracker_life(partition.tracker)
             if partition.native:
-                self.collector.begin(partition, message, partition.life)
+                self.collector.begin(partition, message, life)
                 self.collector.hand_on()
                 self.collector.release()
                 self.collector.spend_message(message)
             else:
                 self.taken[self.taken_count].partition = partition
                 self.taken[self.taken_count].message = message
-                self.taken[self.taken_count].life = partition.life
+                self.taken[self.taken_count].life = life
                 self.taken_count += 1
             if self._is_full(task):
                 break
@@ -160,8 +160,8 @@ cdef class Intake:
             if message.err == ERR__PARTITION_EOF:
                 partition.at_end = True
                 partition.log_end = message.offset
-                if tracker_advance(partition.tracker, message.offset) != 0:
-                    partition.life += 1
+                if tracker_advance(partition.tracker, message.offset) == TRACKER_NO_MEMORY:
+                    self.collector.no_memory = True
                 partition.changed = True
             elif self.error == 0:
                 self.error = message.err

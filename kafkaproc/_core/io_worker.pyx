@@ -28,6 +28,7 @@ from kafkaproc._core.flow cimport (
     EFFECT_SAME,
     EFFECT_VALUE,
     RAW,
+    TASK_FENCED,
     Event,
     Output,
     RingEntry,
@@ -373,15 +374,20 @@ cdef class Host:
         self.loop_wakeup.shared = segment_stream_loop_wakeup(&segment.segment)
         self.loop_wakeup.fd = loop_wakeup_fd
 
-    cdef Event *take(self) noexcept:
+    cdef Event *take(self) except? NULL:
+        """The next event to run. Those of a task that was fenced meanwhile go back as they are (I8)."""
         cdef uint32_t length
-        cdef RingEntry *entry = <RingEntry *>ring_peek(&self.dispatch, &length)
+        cdef RingEntry *entry
         cdef Event *event
-        if entry == NULL:
-            return NULL
-        event = entry.event
-        ring_consume(&self.dispatch)
-        return event
+        while True:
+            entry = <RingEntry *>ring_peek(&self.dispatch, &length)
+            if entry == NULL:
+                return NULL
+            event = entry.event
+            ring_consume(&self.dispatch)
+            if event.task.state != TASK_FENCED:
+                return event
+            self.hand_back(event)
 
     cdef int hand_back(self, Event *event) except -1:
         """The event is the stream loop's again. The ring holds every event that can be in flight, so it is never full."""
@@ -442,7 +448,7 @@ cdef class AsyncioHost(Host):
     cdef object loop
     cdef object create_task
     cdef object resources
-    cdef set running                     # tasks, so that none is collected while it waits, and for cancel()
+    cdef dict running                    # task → its EventContext: none is collected while it waits
     cdef readonly int64_t beat_ns        # when the loop last came round: see runtime/io_workers.py
 
     def __init__(self, segment, index, loop_wakeup_fd, topics, wakeup_fd, loop, resources):
@@ -451,7 +457,7 @@ cdef class AsyncioHost(Host):
         self.loop = loop
         self.create_task = loop.create_task
         self.resources = resources
-        self.running = set()
+        self.running = {}
         self.beat_ns = monotonic_ns()
 
     def start(self):
@@ -466,6 +472,11 @@ cdef class AsyncioHost(Host):
         for task in running:
             task.cancel()
         return running
+
+    def stage_of(self, task):
+        """The name of the stage that a task runs, or None. From any thread."""
+        cdef EventContext context = self.running.get(task)
+        return None if context is None else context.node.name
 
     def beat(self):
         self.beat_ns = monotonic_ns()
@@ -485,7 +496,7 @@ cdef class AsyncioHost(Host):
                 wakeup_cancel_sleep(&self.wakeup)
             context = self.context_of(event, self.resources)
             task = self.create_task(self.run(context))
-            self.running.add(task)
+            self.running[task] = context
             (<EventContext>context).task = task
 
     async def run(self, EventContext context):
@@ -501,7 +512,7 @@ cdef class AsyncioHost(Host):
                 result = await context.call()
         except BaseException as caught:
             error = timed_out(context) if limit is not None and limit.expired() else caught
-        self.running.discard(context.task)
+        self.running.pop(context.task, None)
         context.task = None
         self.settle(context, result, error)
 
@@ -536,6 +547,7 @@ cdef class BlockingHost(Host):
             event = self.take()
             if event == NULL:
                 continue
+            event.started_ns = monotonic_ns()
             context = self.context_of(event, resources)
             result = None
             error = None

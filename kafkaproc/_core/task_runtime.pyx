@@ -8,6 +8,8 @@ from kafkaproc._core.flow cimport RAW, Collector, Stage
 from kafkaproc._core.native_producer cimport NativeProducer
 from kafkaproc._core.nodes cimport Context, Filter, Merge, Node, Process, Sink, Source, Split, StageNode, egress_of
 
+from contextlib import suppress
+
 from kafkaproc._core.nodes import FlatMap, FlatMapValues, Foreach, Map, MapValues, Peek, SelectKey, serializer
 from kafkaproc.topology import nodes as definitions
 from kafkaproc.topology.nodes import Mode, Operation
@@ -46,20 +48,28 @@ cdef class TaskRuntime:
         runtime.collector = collector
         runtime.stage_nodes = {}
         runtime.processors = []
+        try:
+            runtime._compile(subtopology, stages)
+        except BaseException:
+            with suppress(Exception):        # the first error is the one to tell
+                runtime.close()
+            raise
+        return runtime
+
+    def _compile(self, subtopology, dict stages):
         compiled = {}
         for definition in reversed(subtopology.nodes):
             children = [compiled[child] for child in definition.children]
             if isinstance(definition, definitions.SourceNode):
-                compiled[definition] = runtime._source(definition, children)
+                compiled[definition] = self._source(definition, children)
             elif isinstance(definition, definitions.SinkNode):
-                compiled[definition] = runtime._sink(definition)
+                compiled[definition] = self._sink(definition)
             elif definition.mode is Mode.SYNC:
-                compiled[definition] = runtime._node(definition, children, compiled)
+                compiled[definition] = self._node(definition, children, compiled)
             else:
-                compiled[definition] = runtime._stage(definition, children, stages[definition.name])
-        runtime.processors.reverse()     # compiled from the sinks upwards, so opened last to first
-        runtime.sources = [compiled[definition] for definition in subtopology.nodes if isinstance(definition, definitions.SourceNode)]
-        return runtime
+                compiled[definition] = self._stage(definition, children, stages[definition.name])
+        self.processors.reverse()        # compiled from the sinks upwards, so opened last to first
+        self.sources = [compiled[definition] for definition in subtopology.nodes if isinstance(definition, definitions.SourceNode)]
 
     def _context(self, Node node, bint fixed_key):
         cdef Context context = Context.__new__(Context)

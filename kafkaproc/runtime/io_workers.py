@@ -106,7 +106,7 @@ class IoWorkers:
         self._blocking: BlockingHost | None = None
         if any(stage.mode.name == "ASYNC" for stage in stages):
             self._asyncio = _AsyncioWorker(
-                segment, topics, resources, stages, loop_wakeup_fd, asyncio_wakeup_fd, on_failure
+                segment, topics, resources, loop_wakeup_fd, asyncio_wakeup_fd, on_failure
             )
         if any(stage.mode.name == "BLOCKING" for stage in stages):
             self._blocking = BlockingHost(segment, BLOCKING_HOST, loop_wakeup_fd, topics, blocking_pool_fd)
@@ -150,7 +150,6 @@ class _AsyncioWorker:
         segment: ThreadSegment,
         topics: list[str],
         resources: Sequence[Resource[Any]],
-        stages: Sequence[ProcessorNode],
         loop_wakeup_fd: int,
         wakeup_fd: int,
         on_failure: Callable[[BaseException], None],
@@ -162,9 +161,6 @@ class _AsyncioWorker:
         self._host = AsyncioHost(
             segment, ASYNCIO_HOST, loop_wakeup_fd, topics, wakeup_fd, self._loop, self._resources
         )
-        self._stages = {
-            _code_of(stage.function): stage.name for stage in stages if stage.function is not None
-        }
         self._stop = asyncio.Event()
         self._ready = threading.Event()
         self._start_error: BaseException | None = None
@@ -236,19 +232,13 @@ class _AsyncioWorker:
                 )
 
     def _culprit(self, frame: FrameType) -> tuple[str, str]:
-        innermost = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}()"
-        at: FrameType | None = frame
-        while at is not None:
-            if at.f_code in self._stages:
-                where = f"{at.f_code.co_filename}:{at.f_lineno} in {at.f_code.co_name}()"
-                return f"async stage {self._stages[at.f_code]}", where
-            at = at.f_back
-        return "something", innermost
-
-
-def _code_of(function: Any) -> Any:
-    function = getattr(function, "func", function)  # functools.partial
-    return getattr(getattr(function, "__func__", function), "__code__", function)
+        """The stage, and the line of its function, whatever that has called."""
+        while frame.f_back is not None and frame.f_back.f_code.co_filename != __file__:
+            frame = frame.f_back
+        where = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}()"
+        task = asyncio.current_task(self._loop)
+        stage = self._host.stage_of(task) if task is not None else None
+        return "something" if stage is None else f"async stage {stage}", where
 
 
 def _close(resources: Resources) -> None:

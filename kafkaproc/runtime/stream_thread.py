@@ -22,7 +22,7 @@ import select
 import time
 import traceback
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from kafkaproc import limits
@@ -106,7 +106,7 @@ class _Closing:
 class _Task:
     subtopology: Subtopology
     runtime: Any
-    partitions: list[PartitionOpening] = field(default_factory=list)
+    partitions: list[PartitionOpening]
 
 
 class StreamThread:
@@ -288,16 +288,20 @@ class StreamThread:
 
     def _open_task(self, start: TaskStart) -> None:
         subtopology = self._topology.subtopologies[start.subtopology]
+        partitions = [self._opening(subtopology, start, partition) for partition in start.partitions]
         stages = {stage.name: stage for stage in self._stages}
         runtime = TaskRuntime.compile(
             start.task_id, subtopology, self._loop.collector, stages, self._producer, self._resources
         )
-        task = _Task(subtopology, runtime)
+        task = _Task(subtopology, runtime, partitions)
+        indexes = [stages[node.name].index for node in subtopology.stages]
+        try:
+            self._loop.tasks.open(runtime, partitions, indexes)
+        except BaseException:
+            self._close_runtime(task)
+            raise
         self._failed_tasks.discard(start.task_id)
         self._tasks[start.task_id] = task
-        task.partitions = [self._opening(subtopology, start, partition) for partition in start.partitions]
-        indexes = [stages[node.name].index for node in subtopology.stages]
-        self._loop.tasks.open(runtime, task.partitions, indexes)
 
     def _opening(
         self, subtopology: Subtopology, start: TaskStart, partition: PartitionStart
@@ -495,7 +499,8 @@ def users_traceback(error: BaseException) -> str:
         if not frame.filename.startswith((package, "kafkaproc/"))
     ]
     if not frames:
-        return ""
+        # Python turns a StopIteration in a coroutine into an error of its own, raised where nothing of the user's is.
+        return users_traceback(error.__cause__) if error.__cause__ is not None else ""
     lines = ["Traceback (most recent call last):\n", *traceback.format_list(frames)]
     lines += traceback.format_exception_only(type(error), error)
     return "".join(lines)
