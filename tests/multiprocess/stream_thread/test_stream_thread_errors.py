@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A record that cannot be processed ends its task: one message with its coordinates, its offset uncommitted, nothing of it
-written; other tasks go on. What is no record's fault ends the thread, likewise with one message."""
+"""A record that cannot be processed ends its task: one message with its coordinates, its offset uncommitted, nothing
+of it written; other tasks go on. What is no record's fault ends the thread, likewise with one message."""
 
 from __future__ import annotations
 
