@@ -24,6 +24,7 @@ from kafkaproc.version import __version__
 COMMANDS: Final = {
     # name → (module, what `kafkaproc --help` says)
     "start": ("kafkaproc.cli.start", "Run an application."),
+    "demo": ("kafkaproc.cli.demo", "Show what async processing does, without Kafka, in a minute."),
     "topology": (
         "kafkaproc.cli.topology",
         "Show an application's topology, its tasks, and stream threads that would idle.",

@@ -23,8 +23,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app": {"dsl", "topology", "processor"},
     "observability": {"clients", "topology", "_core"},
     "runtime": {"app", "topology", "processor", "state", "clients", "_core", "observability"},
-    "cli": {"app", "runtime", "topology", "clients", "observability"},
     "testing": {"app", "runtime", "topology", "processor", "state", "clients", "_core", "observability"},
+    "demo": {"_core", "testing"},  # it starts applications as a user does, and knows nothing of their inside
+    "cli": {"app", "runtime", "topology", "clients", "observability", "demo"},
 }
 
 KAFKA_LIBRARIES = {"confluent_kafka"}
