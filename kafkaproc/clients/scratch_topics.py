@@ -14,6 +14,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from kafkaproc.clients.admin import Admin
 from kafkaproc.errors import BrokerError, TopicError
 from kafkaproc.settings import Settings
 
@@ -27,7 +28,8 @@ class ScratchTopics:
     """`with ScratchTopics(settings, groups=["scratch"]) as topics: topics.create_topic("scratch-17", 8)`."""
 
     def __init__(self, settings: Settings, groups: Sequence[str] = ()) -> None:
-        """`groups` are deleted too, if they exist by then."""
+        """`groups` are deleted too, if they exist by then. Raises BrokerError where no broker answers."""
+        Admin(settings, settings.application_id).check_reachable()
         self._bootstrap_servers = settings.bootstrap_servers
         self._admin = AdminClient({**settings.admin_conf()}, logger=_log)
         self._topics: list[str] = []

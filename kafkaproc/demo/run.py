@@ -26,7 +26,7 @@ from kafkaproc.demo.feeder import Feeder
 from kafkaproc.demo.flights import Flights
 from kafkaproc.demo.process import DemoProcess
 from kafkaproc.demo.surroundings import Surroundings
-from kafkaproc.demo.tally import Tally
+from kafkaproc.demo.tally import Counted, Tally
 from kafkaproc.testing import SequenceReport
 
 BACKLOG_MAX: Final = 100_000
@@ -40,6 +40,9 @@ WARM_UP_S: Final = 1.5
 """Connections are opened, and a producer's first records wait up to a second for its id."""
 
 _TURN_S: Final = 0.02
+
+_FETCH_S: Final = 0.3
+"""Some times fetch.wait.max.ms."""
 
 _IN_FLIGHT_DEFAULT_MAX: Final = 200
 """2,000 flights a second keep the one event loop of a stream thread busy with HTTP."""
@@ -140,8 +143,7 @@ class _Meters:
     """All of them at one moment."""
 
     time_s: float
-    out_count: int
-    call_ms_sum: float
+    counted: Counted
     app_cpu_s: float
     service_cpu_s: float
     machine_cpu_s: float
@@ -173,7 +175,7 @@ class PartRun:
             first, last = self._run_phases()
             if exit_code := self._app.stop():
                 raise self._app.failed(f"ended with exit code {exit_code}")
-            self._tally.read()  # whatever it should not have written
+            self._read_what_should_not_be()
         return self._outcome(first, last)
 
     def _run_phases(self) -> tuple[_Meters, _Meters]:
@@ -213,6 +215,13 @@ class PartRun:
     def _all_is_out(self) -> bool:
         return self._tally.count >= self._feeder.fed_count
 
+    def _read_what_should_not_be(self) -> None:
+        """The application has ended: whatever it wrote twice is there, and a fetch brings it."""
+        end_s = time.monotonic() + _FETCH_S
+        while time.monotonic() < end_s:
+            self._tally.read()
+            time.sleep(_TURN_S)
+
     def _start_app(self) -> DemoProcess:
         own = {"application_id": self._input, "state_dir": self._around.directory, "log_format": "console"}
         return DemoProcess(
@@ -233,53 +242,36 @@ class PartRun:
     def _read_meters(self) -> _Meters:
         return _Meters(
             time.monotonic(),
-            self._tally.count,
-            self._tally.call_ms_sum,
+            self._tally.counted,
             processor_time.of_process(self._app.pid),
             processor_time.of_process(self._around.service.pid),
             processor_time.of_machine(),
         )
 
     def _progress(self) -> Progress:
-        rate, call_ms, running_s = 0.0, 0.0, 0.0
-        if self._first is not None:
-            running_s = time.monotonic() - self._first.time_s
-            rate, call_ms = _rate_and_call_ms(
-                self._first, running_s, self._tally.count, self._tally.call_ms_sum
-            )
+        now, first = self._tally.counted, self._first
         return Progress(
             phase=self._phase,
-            running_s=running_s,
+            running_s=time.monotonic() - first.time_s if first else 0.0,
             fed_count=self._feeder.fed_count,
-            out_count=self._tally.count,
+            out_count=now.flight_count,
             key_count=len(self._feeder.expected),
-            rate=rate,
-            call_ms=call_ms,
+            rate=now.rate_since(first.counted) if first else 0.0,
+            call_ms=now.call_ms_since(first.counted) if first else 0.0,
         )
 
     def _outcome(self, first: _Meters, last: _Meters) -> Outcome:
         elapsed_s = max(last.time_s - first.time_s, _TURN_S)
-        rate, call_ms = _rate_and_call_ms(first, elapsed_s, last.out_count, last.call_ms_sum)
         return Outcome(
             part=self._part,
             report=self._tally.report(self._feeder.expected),
             key_count=len(self._feeder.expected),
-            rate=rate,
-            call_ms=call_ms,
+            rate=last.counted.rate_since(first.counted),
+            call_ms=last.counted.call_ms_since(first.counted),
             app_cores=(last.app_cpu_s - first.app_cpu_s) / elapsed_s,
             service_cores=(last.service_cpu_s - first.service_cpu_s) / elapsed_s,
             busy_cores=(last.machine_cpu_s - first.machine_cpu_s) / elapsed_s,
         )
-
-
-def _rate_and_call_ms(
-    first: _Meters, elapsed_s: float, out_count: int, call_ms_sum: float
-) -> tuple[float, float]:
-    """Flights a second since `first`, and what their calls took in the mean; zeros where there were none."""
-    count = out_count - first.out_count
-    if not count or not elapsed_s:
-        return 0.0, 0.0
-    return count / elapsed_s, (call_ms_sum - first.call_ms_sum) / count
 
 
 def options_of(part: Part) -> tuple[str, ...]:
