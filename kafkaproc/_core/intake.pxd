@@ -25,12 +25,13 @@ cdef class Intake:
     cdef int64_t max_task_idle_ns        # -1: never wait
     cdef TakenRecord *taken
     cdef int taken_count
+    cdef int64_t taken_bytes
     cdef int64_t polled_count
     cdef int64_t skipped_count
     cdef int64_t paused_count            # partitions that stand at a bound, as of the last round
     cdef Partition *error_partition
     cdef int error                       # librdkafka's, of the first partition that cannot be read
-    cdef bint take(self, int64_t now) noexcept nogil
+    cdef bint take(self, int64_t now, bint blocked) noexcept nogil
     cdef void records_arrived(self) noexcept nogil
     cdef bint _is_full(self, Task *task) noexcept nogil
     cdef bint _take_from(self, Task *task, int64_t now) noexcept nogil

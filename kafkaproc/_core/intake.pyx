@@ -45,11 +45,12 @@ cdef class Intake:
         free(self.max_waiting)
         free(self.taken)
 
-    cdef bint take(self, int64_t now) noexcept nogil:
+    cdef bint take(self, int64_t now, bint blocked) noexcept nogil:
+        """What there is to take, unless outputs wait for room in librdkafka's queue."""
         cdef Task *task = self.tasks.first
         cdef bint progress = False
-        cdef bint blocked = self.collector.output_count > 0
         self.paused_count = 0
+        self.taken_bytes = 0                 # the Python part has made events of them, or done with them
         while task != NULL:
             if task.state == TASK_RUNNING:
                 if blocked or self._is_full(task):
@@ -62,7 +63,7 @@ cdef class Intake:
     cdef bint _is_full(self, Task *task) noexcept nogil:
         cdef int index
         cdef int stage
-        if self.collector.buffered_bytes >= self.max_buffered_bytes:
+        if self.collector.buffered_bytes + self.taken_bytes >= self.max_buffered_bytes:
             return True
         for index in range(task.stage_count):
             stage = task.stages[index]
@@ -106,6 +107,7 @@ cdef class Intake:
                 self.taken[self.taken_count].message = message
                 self.taken[self.taken_count].life = life
                 self.taken_count += 1
+                self.taken_bytes += message.key_len + message.len
             if self._is_full(task):
                 break
         return count > 0

@@ -103,6 +103,7 @@ cdef class StreamLoop:
     cdef int64_t next_check_ns
     cdef int64_t lease_timeout_ns
     cdef int64_t iteration_count
+    cdef bint queue_full                 # librdkafka's, of outputs: no intake, and no call is started
     cdef readonly bint suspended         # the lease ran out: no intake, no replay
     cdef readonly object failure         # RecordFailure, the first one
 
@@ -158,8 +159,9 @@ cdef class StreamLoop:
             progress = False
             if not self.suspended:
                 progress = self.dispatcher.collect()
-                progress |= self.intake.take(now)
-                progress |= self.dispatcher.dispatch()
+                progress |= self.intake.take(now, self.queue_full)
+                if not self.queue_full:
+                    progress |= self.dispatcher.dispatch()
             progress |= self._flush()
             api.poll(self.producer.rk, 0)
             now = monotonic_ns()
@@ -210,8 +212,8 @@ cdef class StreamLoop:
         timeout_ms = (due_ns - now) // 1_000_000
         if timeout_ms < 1:
             timeout_ms = 1
-        if self.collector.output_count:
-            timeout_ms = 1             # librdkafka's queue is full, and nothing tells when it has room
+        if self.queue_full:
+            timeout_ms = 1             # nothing tells when it has room
         fds[0].fd = self.wakeup.fd
         fds[1].fd = self.records_fd
         fds[2].fd = self.control_fd
@@ -269,7 +271,8 @@ cdef class StreamLoop:
         cdef bint work = self.collector.output_count > 0 or self.collector.spent_events != NULL or self.collector.spent_message_count > 0
         if not work:
             return False
-        return self.collector.flush_outputs() or self.collector.output_next != before
+        self.queue_full = not self.collector.flush_outputs()
+        return not self.queue_full or self.collector.output_next != before
 
     # --- the Python part -----------------------------------------------------------------------------------------
 
