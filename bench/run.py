@@ -6,6 +6,7 @@ with another one, so that whatever the machine does beside hits all alike. Every
 """
 
 import random
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -134,6 +135,7 @@ def main(names: tuple[str, ...], rounds: int, scale: float, only: tuple[str, ...
     unknown = set(names) - {case.name for case in CASES}
     if unknown:
         raise click.UsageError(f"no such case: {', '.join(sorted(unknown))}; see --list")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends Kafka and the contender as Ctrl-C does
     with KafkaCluster(profile="bench", progress=console.print) as cluster:
         where = report.environment(cluster.version)
         console.print(" · ".join(f"{name} {value}" for name, value in where.items()))

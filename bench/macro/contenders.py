@@ -43,7 +43,7 @@ def kafkaproc(
     name: str,
     app: str,
     *,
-    in_flight: int = 1,
+    in_flight: int | None = None,
     call: str = "",
     say_where: bool = False,
     input: str = "input",
@@ -62,13 +62,15 @@ def kafkaproc(
             "BENCH_APPLICATION_ID": run.group,
             "BENCH_INPUT": run.input_topic,
             "BENCH_OUTPUT": run.output_topic,
-            "BENCH_IN_FLIGHT": str(in_flight),
+            "BENCH_IN_FLIGHT": str(in_flight or 1),
             "BENCH_CALL": call,
             "BENCH_SAY_WHERE": "yes" if say_where else "no",
             "XDG_STATE_HOME": str(CACHE / "bench-state"),
         }
 
-    return Contender(name, command, False, environment, input=input, facts={"in_flight": in_flight})
+    return Contender(
+        name, command, False, environment, input=input, facts={"in_flight": in_flight} if in_flight else {}
+    )
 
 
 def python_peer(name: str, script: str, *options: str, input: str = "input", **facts: float) -> Contender:

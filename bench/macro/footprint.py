@@ -23,11 +23,9 @@ def measure_footprint(job: Job) -> Figures:
         begun = time.monotonic()
         counter = OutputCounter(job.run.bootstrap_servers, job.run.output_topic)
         try:
-            wait_until(counter.count, _START_TIMEOUT_S, "the first output")
+            _wait_for_outputs(job, process, counter, 1)
             first_output_s = time.monotonic() - begun
-            wait_until(lambda: counter.count() >= job.run.count, _START_TIMEOUT_S, "all outputs")
-        except TimeoutError as error:
-            raise job.failed(f"did not come so far: {error}") from None
+            _wait_for_outputs(job, process, counter, job.run.count)
         finally:
             counter.close()
         cpu_before = tree.cpu_seconds()
@@ -44,6 +42,18 @@ def measure_footprint(job: Job) -> Figures:
         first_output_s=first_output_s,
         facts=facts,
     )
+
+
+def _wait_for_outputs(job: Job, process: subprocess.Popen[bytes], counter: OutputCounter, count: int) -> None:
+    def there_or_ended() -> bool:
+        return counter.count() >= count or process.poll() is not None
+
+    try:
+        wait_until(there_or_ended, _START_TIMEOUT_S, f"{count} outputs")
+    except TimeoutError as error:
+        raise job.failed(f"did not come so far: {error}") from None
+    if process.poll() is not None:
+        raise job.failed(f"ended with {process.returncode} before it had written {count} outputs")
 
 
 def _memory_mib(tree: ProcessTree) -> dict[str, float]:

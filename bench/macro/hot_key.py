@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the other keys get while one key has half of all records, and where intake stops for its sake.
 
-The hot key's calls run one at a time, so its backlog would take minutes, and nobody waits for it: the outputs are read
-while the application runs, until every other key is through, or until those in the hot key's partition stand still,
-because the intake rule (DESIGN section 6) holds that partition back. The rate is that of the other keys alone.
+The hot key's calls run one at a time, so its backlog takes minutes, and nobody waits for it: the outputs are read while
+the application runs. Its records stay incomplete, so that from some offset on the intake rule (DESIGN section 6) holds
+its partition back; what lies behind that offset then comes only as fast as the hot key gets on.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -15,8 +16,9 @@ from bench.macro.measure import Figures, Job, Samples, figures, started, stop
 from kafkaproc.testing import SequenceChecker, TopicReader
 
 HOT_KEY = b"key-000000"
-_STILL_S = 3.0
 _READ_S = 0.1
+_STALL_S = 30.0  # nothing at all for so long is a failure
+_STILL_S = 1.0  # nothing from the hot key's partition for so long is a stop
 
 
 class _Outputs:
@@ -28,7 +30,7 @@ class _Outputs:
         self.hot_count = 0
         self.hot_partition: int | None = None
         self.highest_offset: dict[int, int] = {}  # of another key's record, by input partition
-        self.moved_at = time.monotonic()
+        self.moved_at: dict[int, float] = {}
 
     def add(self, fields: dict[str, Any], time_ms: int) -> None:
         key, partition, offset = fields["key"].encode(), fields["partition"], fields["offset"]
@@ -39,40 +41,60 @@ class _Outputs:
             return
         self.times_ms.append(time_ms)
         self.highest_offset[partition] = max(self.highest_offset.get(partition, 0), offset)
-        if self.hot_partition in (None, partition):
-            self.moved_at = time.monotonic()
+        self.moved_at[partition] = time.monotonic()
 
     @property
-    def still(self) -> bool:
-        return time.monotonic() - self.moved_at > _STILL_S
+    def hot_partition_stands_still(self) -> bool:
+        if self.hot_partition is None:
+            return False
+        return time.monotonic() - self.moved_at.get(self.hot_partition, time.monotonic()) > _STILL_S
 
 
-def measure_beside_a_hot_key(job: Job) -> Figures:
+def measure_other_keys(job: Job) -> Figures:
+    """The other keys' rate, until all of their records are through."""
     others = {key: count for key, count in job.expected.items() if key != HOT_KEY}
     wanted = sum(others.values())
+    outputs, samples, started_at = _run_until(job, lambda outputs: len(outputs.times_ms) == wanted)
+    report = outputs.checker.report(job.expected)
+    hot_lost = job.expected.get(HOT_KEY, 0) - outputs.hot_count
+    if report.out_of_order_count or report.duplicate_count or report.lost_count != hot_lost:
+        raise job.failed(f"wrote what it should not have: {report}")
+    return _figures_of_others(job, outputs, samples, started_at)
+
+
+def measure_intake_stop(job: Job) -> Figures:
+    """Until the hot key's partition stands still; the fact `stop_offset` says at which of its offsets."""
+    outputs, samples, started_at = _run_until(job, lambda outputs: outputs.hot_partition_stands_still)
+    assert outputs.hot_partition is not None
+    result = _figures_of_others(job, outputs, samples, started_at)
+    result.facts["stop_offset"] = outputs.highest_offset[outputs.hot_partition]
+    return result
+
+
+def _run_until(job: Job, done: Callable[[_Outputs], bool]) -> tuple[_Outputs, Samples, float]:
     outputs, samples = _Outputs(), Samples()
     with (
         TopicReader(job.run.bootstrap_servers, job.run.output_topic) as reader,
         started(job) as (process, tree),
     ):
-        started_at = time.time()
-        while len(outputs.times_ms) < wanted and not (outputs.times_ms and outputs.still):
+        started_at, moved_at = time.time(), time.monotonic()
+        while not done(outputs):
             samples.add(tree)
             for message in reader.read_messages(_READ_S):
                 outputs.add(orjson.loads(message.value() or b"null"), message.timestamp()[1])
+                moved_at = time.monotonic()
             if process.poll() is not None:
                 raise job.failed(f"ended with {process.returncode} after {len(outputs.times_ms)} outputs")
+            if time.monotonic() - moved_at > _STALL_S:
+                raise job.failed(f"wrote nothing for {_STALL_S:g} s after {len(outputs.times_ms)} outputs")
         samples.add(tree)
         stop(job, process)
-    complete = len(outputs.times_ms) == wanted
-    report = outputs.checker.report(others)
-    if report.out_of_order_count or report.duplicate_count or (complete and report.lost_count):
-        raise job.failed(f"wrote what it should not have: {report}")
+    return outputs, samples, started_at
+
+
+def _figures_of_others(job: Job, outputs: _Outputs, samples: Samples, started_at: float) -> Figures:
     times_ms = sorted(outputs.times_ms)
-    result = figures(
-        job, times_ms[int(len(times_ms) * job.warm_up) :], samples, times_ms[0] / 1000 - started_at
-    )
-    result.facts["hot_count"] = outputs.hot_count
-    if not complete and outputs.hot_partition is not None:
-        result.facts["stop_offset"] = outputs.highest_offset[outputs.hot_partition]
+    window = times_ms[int(len(times_ms) * job.warm_up) :]
+    result = figures(job, window, samples, first_output_s=times_ms[0] / 1000 - started_at)
+    result.facts["hot_outputs"] = outputs.hot_count
     return result

@@ -22,6 +22,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from bench.macro.contenders import ROOT, Contender, Run
 from bench.macro.observers import Observer
 from kafkaproc.testing import SequenceChecker, TopicReader
+from kafkaproc.testing._processes import dying_with_us
 
 _SAMPLE_INTERVAL_S = 0.1
 _STALL_S = 60.0
@@ -165,7 +166,7 @@ def started(job: Job) -> Iterator[tuple[subprocess.Popen[bytes], ProcessTree]]:
     """The contender's process, of which nothing is left afterwards."""
     with job.log.open("wb") as output:
         process = subprocess.Popen(
-            job.contender.command(job.run),
+            dying_with_us(job.contender.command(job.run)),
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=ROOT,

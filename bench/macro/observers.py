@@ -23,18 +23,26 @@ class NothingToSee:
 
 
 class CallLengths:
-    """L, the calls' own mean: a timer rounds up, so it is never the nominal one."""
+    """L, the calls' own mean (a timer rounds up, so it is never the nominal one), and how many were made a second."""
 
     def __init__(self) -> None:
         self._count = 0
         self._sum_ns = 0
+        self._first_ns = 0
+        self._last_ns = 0
 
     def observe(self, fields: Mapping[str, Any]) -> None:
+        started_ns, ended_ns = fields["started_ns"], fields["ended_ns"]
         self._count += 1
-        self._sum_ns += fields["ended_ns"] - fields["started_ns"]
+        self._sum_ns += ended_ns - started_ns
+        self._first_ns = min(self._first_ns or started_ns, started_ns)
+        self._last_ns = max(self._last_ns, ended_ns)
 
     def facts(self) -> dict[str, float]:
-        return {"call_mean_s": self._sum_ns / self._count / 1e9}
+        return {
+            "call_mean_s": self._sum_ns / self._count / 1e9,
+            "calls_per_s": self._count / (self._last_ns - self._first_ns) * 1e9,
+        }
 
 
 class KeyGaps(CallLengths):

@@ -59,7 +59,7 @@ def print_case(console: Console, case: Case, results: Results) -> None:
     console.print(table if results.figures else f"[bold]{case.title}[/bold]: no figures")
     for text, value, wanted, holds in bars(case, results):
         colour, word = ("green", "holds") if holds else ("red", "MISSED")
-        console.print(f"  [{colour}]{word}[/{colour}]  {value:,.3g} {text} (bar: {wanted})")
+        console.print(f"  [{colour}]{word}[/{colour}]  {_number(value)} {text} (bar: {wanted})")
     for failure in results.failures:
         console.print(f"  [red]failed[/red]  {escape(failure)}")
 
@@ -100,7 +100,11 @@ def write_json(directory: Path, where: dict[str, Any], results: dict[str, Result
 def _facts(figures: list[Figures]) -> str:
     names = figures[0].facts
     medians = {name: statistics.median(one.facts.get(name, 0.0) for one in figures) for name in names}
-    return ", ".join(f"{name} {value:.4g}" for name, value in medians.items())
+    return ", ".join(f"{name} {_number(value)}" for name, value in medians.items())
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _git(*arguments: str) -> str:

@@ -1,31 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finding Java and Maven, and running Java so that it never outlives us."""
+"""Finding Java and Maven, and running Java."""
 
 import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO
 
+from kafkaproc.testing._processes import dying_with_us
 from kafkaproc.testing.errors import KafkaHarnessError
 
 JAVA_VERSION_MIN = 17  # what the servers of Kafka 4 need
-
-# PR_SET_PDEATHSIG is set by a short-lived interpreter that then becomes Java, and not by Popen's preexec_fn,
-# which runs Python code in a fork of a process that may hold librdkafka's threads and locks. Its getppid
-# check closes the gap in which the parent dies before prctl; the option survives execv.
-_DIE_WITH_PARENT = """\
-import ctypes, os, signal, sys
-ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)
-if os.getppid() != int(sys.argv[1]):
-    raise SystemExit("the parent process has gone")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +61,12 @@ def _mend() -> str:
 
 
 def spawn_java(arguments: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Starts Java with `arguments`, its output going to `output`; it dies with the calling *thread*.
+    """Starts Java with `arguments`, its output going to `output`; it dies with us.
 
-    That is how PR_SET_PDEATHSIG works: start long-lived nodes from a thread that lives as long. The child has
-    a process group of its own, so Ctrl-C reaches the test run first and the test run decides.
+    The child has a process group of its own, so Ctrl-C reaches the test run first and the test run decides.
     """
-    wrapper = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
     return subprocess.Popen(
-        [*wrapper, find_java().executable, *arguments],
+        dying_with_us([find_java().executable, *arguments]),
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,

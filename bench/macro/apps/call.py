@@ -49,4 +49,6 @@ async def call_and_say_where(order: dict[str, object], ctx: kp.Context) -> dict[
 app = kp.App(os.environ["BENCH_APPLICATION_ID"])
 orders = app.stream(os.environ["BENCH_INPUT"], value=kp.serdes.json())
 function = call_and_say_where if os.environ["BENCH_SAY_WHERE"] == "yes" else call
-orders.map_values(function, max_in_flight=int(os.environ["BENCH_IN_FLIGHT"])).to(os.environ["BENCH_OUTPUT"])
+orders.map_values(function, max_in_flight=int(os.environ["BENCH_IN_FLIGHT"])).to(
+    os.environ["BENCH_OUTPUT"], value=kp.serdes.json()
+)

@@ -15,4 +15,4 @@ def enrich(order: dict[str, object]) -> dict[str, object]:
 
 app = kp.App(os.environ["BENCH_APPLICATION_ID"])
 orders = app.stream(os.environ["BENCH_INPUT"], value=kp.serdes.json())
-orders.map_values(enrich).to(os.environ["BENCH_OUTPUT"])
+orders.map_values(enrich).to(os.environ["BENCH_OUTPUT"], value=kp.serdes.json())

@@ -17,4 +17,6 @@ def call(order: dict[str, object]) -> dict[str, object]:
 
 
 app = kp.App(os.environ["BENCH_APPLICATION_ID"])
-app.stream(os.environ["BENCH_INPUT"], value=kp.serdes.json()).map_values(call).to(os.environ["BENCH_OUTPUT"])
+app.stream(os.environ["BENCH_INPUT"], value=kp.serdes.json()).map_values(call).to(
+    os.environ["BENCH_OUTPUT"], value=kp.serdes.json()
+)
