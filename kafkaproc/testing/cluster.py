@@ -11,12 +11,9 @@ the thread that started the cluster (PR_SET_PDEATHSIG), so a killed test run lea
 """
 
 import contextlib
-import os
 import secrets
-import shutil
 import signal
 import subprocess
-import tempfile
 import uuid
 import warnings
 from base64 import urlsafe_b64encode
@@ -31,13 +28,12 @@ from confluent_kafka.cimpl import NewTopic
 from kafkaproc.testing._class_archive import class_archive
 from kafkaproc.testing._jars import fetch_kafka, kafka_version
 from kafkaproc.testing._node import BENCH_PROFILE, TEST_PROFILE, Node, cluster_properties, free_ports
+from kafkaproc.testing._scratch import ScratchFolder
 from kafkaproc.testing.errors import KafkaHarnessError
 from kafkaproc.testing.wait import wait_until
 
 START_TIMEOUT_S = 90.0  # a start takes some 3 s; a CI machine with two busy cores has been seen to take 30
 CHANGE_TIMEOUT_S = 30.0
-_SHARED_MEMORY = Path("/dev/shm")
-_SHARED_MEMORY_MIN_BYTES = 4 * 2**30
 
 
 class KafkaCluster:
@@ -71,7 +67,7 @@ class KafkaCluster:
         self._heap_mb = heap_mb or (512 if nodes == 1 else 384)
         self._progress = progress
         self._java_options: list[str] = []
-        self._directory: Path | None = None
+        self._scratch: ScratchFolder | None = None
         self._nodes: dict[int, Node] = {}
 
     # -- the whole cluster --
@@ -88,18 +84,18 @@ class KafkaCluster:
     @property
     def directory(self) -> Path:
         """Where the nodes' settings, data and logs are, a folder `node-<id>` each."""
-        if self._directory is None:
+        if self._scratch is None:
             raise KafkaHarnessError("the cluster is not started")
-        return self._directory
+        return self._scratch.path
 
     def start(self) -> Self:
         """Fetches Kafka if it is not there, formats and starts all nodes, and waits until each serves."""
-        if self._directory is not None:
+        if self._scratch is not None:
             raise KafkaHarnessError("the cluster is already started")
         jars = fetch_kafka(self.version, self._progress)
         archive = class_archive(jars, self._progress)
         self._java_options = [f"-XX:SharedArchiveFile={archive}"] if archive else []
-        self._directory = _new_directory()
+        self._scratch = ScratchFolder()
         try:
             self._progress(f"starting Kafka {self.version}, {self._node_count} node(s)")
             self._write_nodes(jars)
@@ -121,9 +117,9 @@ class KafkaCluster:
             if node.process is not None:
                 node.reap(CHANGE_TIMEOUT_S)
         self._nodes.clear()
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            self._directory = None
+        if self._scratch is not None:
+            self._scratch.delete()
+            self._scratch = None
 
     def __enter__(self) -> Self:
         return self.start()
@@ -134,7 +130,7 @@ class KafkaCluster:
         self.stop()
 
     def __del__(self) -> None:
-        if getattr(self, "_directory", None) is not None:
+        if getattr(self, "_scratch", None) is not None:
             warnings.warn(f"{self!r} was never stopped", ResourceWarning, stacklevel=2, source=self)
 
     # -- single nodes --
@@ -307,19 +303,5 @@ class KafkaCluster:
         return running[0]
 
     def __repr__(self) -> str:
-        state = "stopped" if self._directory is None else self.bootstrap_servers
+        state = "stopped" if self._scratch is None else self.bootstrap_servers
         return f"<KafkaCluster {self.version}, {self._node_count} node(s), {state}>"
-
-
-def _new_directory() -> Path:
-    """A folder in memory where there is room, unless TMPDIR says otherwise.
-
-    Controllers wait for `fsync` again and again. On a disk that is busy with other things that takes seconds, in
-    which a broker's session expires and a test sees an election that it did not ask for.
-    """
-    parent: Path | None = None
-    if "TMPDIR" not in os.environ and os.access(_SHARED_MEMORY, os.W_OK):
-        parent = (
-            _SHARED_MEMORY if shutil.disk_usage(_SHARED_MEMORY).free >= _SHARED_MEMORY_MIN_BYTES else None
-        )
-    return Path(tempfile.mkdtemp(prefix="kafkaproc-kafka-", dir=parent))

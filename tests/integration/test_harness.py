@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import psutil
@@ -16,6 +18,9 @@ from kafkaproc.testing import (
     KafkaHarnessError,
     SequenceLoad,
     TopicReader,
+    _jars,
+    _java,
+    _scratch,
     check_sequences,
     committed_offsets,
     count_records,
@@ -146,21 +151,44 @@ def test_heal_brings_back_what_a_test_has_killed_or_paused(kafka_cluster_of_thre
     cluster.delete_topic(topic)
 
 
-def test_nodes_die_with_the_process_that_started_them() -> None:
+def test_nodes_die_with_the_process_that_started_them_and_their_folder_with_the_next_start(
+    tmp_path: Path,
+) -> None:
     program = (
         "import sys; from kafkaproc.testing import KafkaCluster; cluster = KafkaCluster().start();"
         "print(cluster.directory, cluster._nodes[1].process.pid, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     ) as owner:
         assert owner.stdout is not None
-        directory, pid = owner.stdout.readline().split()
+        left, pid = owner.stdout.readline().split()
         node = psutil.Process(int(pid))
+        _scratch._sweep(tmp_path)
+        assert Path(left).exists()
         owner.send_signal(signal.SIGKILL)
         node.wait(timeout=10)
-    assert Path(directory).exists()  # nobody was left to delete it
-    subprocess.run(["rm", "-rf", directory], check=True)
+    long_ago = time.time() - 3600
+    os.utime(Path(left, "lock"), (long_ago, long_ago))
+    _scratch._sweep(tmp_path)
+    assert not Path(left).exists()
+
+
+def test_a_folder_is_swept_only_when_nobody_holds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    mine = _scratch.ScratchFolder()
+    long_ago = time.time() - 3600
+    os.utime(mine.path / "lock", (long_ago, long_ago))
+    other = _scratch.ScratchFolder()
+    assert mine.path.exists()
+    other.delete()
+    mine.delete()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_node_that_cannot_start_says_why() -> None:
@@ -172,8 +200,6 @@ def test_a_node_that_cannot_start_says_why() -> None:
 def test_missing_java_and_maven_and_a_bad_version_are_named_with_the_mend(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from kafkaproc.testing import _jars, _java
-
     with pytest.raises(KafkaHarnessError, match=r"'3\.9\.0'.*4\.0\.0 or newer.*KAFKAPROC_KAFKA_VERSION"):
         KafkaCluster(version="3.9.0")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
