@@ -114,6 +114,28 @@ static inline void join_thread(pthread_t thread)
     CHECK(pthread_join(thread, NULL) == 0);
 }
 
+/* The first two processors that this process may use; false where it has one. */
+static inline bool choose_two_cpus(int cpus[2])
+{
+    cpu_set_t allowed;
+    int found = 0;
+    CHECK(sched_getaffinity(0, sizeof allowed, &allowed) == 0);
+    for (int cpu = 0; cpu < CPU_SETSIZE && found < 2; cpu++) {
+        if (CPU_ISSET((size_t)cpu, &allowed)) {
+            cpus[found++] = cpu;
+        }
+    }
+    return found == 2;
+}
+
+static inline void bind_to_cpu(int cpu)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET((size_t)cpu, &set);
+    CHECK(sched_setaffinity(0, sizeof set, &set) == 0);
+}
+
 /* A fork whose child dies with the test that made it. */
 static inline pid_t fork_child(void)
 {

@@ -20,18 +20,10 @@ struct bench {
     uint64_t started; /* the producer is on its own processor */
 };
 
-static void bind_to(int cpu)
-{
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET((size_t)cpu, &set);
-    CHECK(sched_setaffinity(0, sizeof set, &set) == 0);
-}
-
 static void *produce(void *argument)
 {
     struct bench *bench = (struct bench *)argument;
-    bind_to(bench->producer_cpu);
+    bind_to_cpu(bench->producer_cpu);
     struct kp_ring ring = ring_end(bench->shared, KP_RING_PRODUCER);
     kp_store_release_u64(&bench->started, 1);
     uint64_t pending = 0;
@@ -105,7 +97,7 @@ struct relay {
 static void *return_records(void *argument)
 {
     struct relay *relay = (struct relay *)argument;
-    bind_to(relay->cpu);
+    bind_to_cpu(relay->cpu);
     struct kp_ring consumer = ring_end(relay->there, KP_RING_CONSUMER);
     struct kp_ring producer = ring_end(relay->back, KP_RING_PRODUCER);
     for (uint64_t round = 0; round < relay->rounds; round++) {
@@ -153,20 +145,6 @@ static void print_spread(double *values, int count, double unit)
     (void)printf(" %9.1f %9.1f %9.1f\n", values[count / 2] / unit, values[0] / unit, values[count - 1] / unit);
 }
 
-/* The first two processors that this process may use. */
-static void choose_cpus(int cpus[2])
-{
-    cpu_set_t allowed;
-    int found = 0;
-    CHECK(sched_getaffinity(0, sizeof allowed, &allowed) == 0);
-    for (int cpu = 0; cpu < CPU_SETSIZE && found < 2; cpu++) {
-        if (CPU_ISSET((size_t)cpu, &allowed)) {
-            cpus[found++] = cpu;
-        }
-    }
-    CHECK(found == 2);
-}
-
 int main(int argument_count, char **arguments)
 {
     const uint64_t record_count = (argument_count > 1 ? strtoull(arguments[1], NULL, 10) : 2000) * 1000;
@@ -175,8 +153,11 @@ int main(int argument_count, char **arguments)
     enum { ROUNDS_MAX = 101 };
     CHECK(rounds >= 1 && rounds <= ROUNDS_MAX);
     int cpus[2];
-    choose_cpus(cpus);
-    bind_to(cpus[0]);
+    if (!choose_two_cpus(cpus)) {
+        (void)fprintf(stderr, "two processors are needed\n");
+        return 1;
+    }
+    bind_to_cpu(cpus[0]);
     const uint64_t batches[] = {1, 8, 32, 128};
     enum { BATCHES = sizeof batches / sizeof *batches };
     double rates[BATCHES][ROUNDS_MAX];

@@ -149,11 +149,13 @@ static void no_wake_up_is_lost_between_two_sleepers(void)
 
 /*
  * The race of going to sleep against a signal, once a round: both sides leave one starting line and arrive after delays that
- * differ from round to round, so that the signal meets every moment of prepare, look and sleep.
+ * differ from round to round, so that the signal meets every moment of prepare, look and sleep. Each has its own processor:
+ * left to the scheduler, the woken waiter runs where the signaller does, and they never meet.
  */
 struct race {
     struct kp_wakeup wakeup;
     uint64_t rounds;
+    int signaller_cpu;
     uint64_t line[16]; /* the round that has begun; by the waiter. A line pair each. */
     uint64_t work[16]; /* the round whose work is there; by the signaller */
 };
@@ -168,6 +170,7 @@ static void delay(uint64_t steps)
 static void *signal_each_round(void *argument)
 {
     struct race *race = (struct race *)argument;
+    bind_to_cpu(race->signaller_cpu);
     for (uint64_t round = 1; round <= race->rounds; round++) {
         for (int looks = 1; kp_load_acquire_u64(&race->line[0]) != round; looks++) {
             if (looks % 10000 == 0) {
@@ -186,7 +189,16 @@ static void no_wake_up_is_lost_at_any_moment_of_going_to_sleep(void)
     struct race race;
     memset(&race, 0, sizeof race);
     race.wakeup = new_wakeup();
-    race.rounds = stress_records() / 50;
+    race.rounds = stress_records() / 100;
+    int cpus[2];
+    if (!choose_two_cpus(cpus)) {
+        (void)printf("   one processor: nothing to meet\n");
+        return;
+    }
+    cpu_set_t allowed;
+    CHECK(sched_getaffinity(0, sizeof allowed, &allowed) == 0);
+    bind_to_cpu(cpus[0]);
+    race.signaller_cpu = cpus[1];
     uint64_t sleeps = 0;
     pthread_t signaller = start_thread(signal_each_round, &race);
     for (uint64_t round = 1; round <= race.rounds; round++) {
@@ -202,6 +214,7 @@ static void no_wake_up_is_lost_at_any_moment_of_going_to_sleep(void)
         }
     }
     join_thread(signaller);
+    CHECK(sched_setaffinity(0, sizeof allowed, &allowed) == 0);
     (void)printf("   %llu sleeps in %llu rounds\n", (unsigned long long)sleeps, (unsigned long long)race.rounds);
 }
 

@@ -65,7 +65,7 @@ static void a_partition_read_while_it_is_published_is_never_torn(void)
 {
     struct publisher publisher;
     publisher.slot = (struct kp_partition_slot *)shared_memory(sizeof *publisher.slot);
-    publisher.goal = stress_records() / 20;
+    publisher.goal = stress_records() / 40;
     pthread_t thread = start_thread(publish_many, &publisher);
     struct publication read;
     memset(&read, 0, sizeof read);
