@@ -109,6 +109,10 @@ class Gate:
         self._opened = threading.Event()
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
+    @property
+    def is_open(self) -> bool:
+        return self._opened.is_set()
+
     async def wait(self) -> None:
         opened = asyncio.Event()
         self._waiting.append((asyncio.get_running_loop(), opened))

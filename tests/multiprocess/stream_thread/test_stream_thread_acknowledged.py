@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""I2 and I3: what is published never covers a record that is not done, or whose outputs the broker has not acknowledged."""
+"""I2 and I3: what is published never covers a record that is not done, or whose outputs are not acknowledged."""
 
 from __future__ import annotations
 
