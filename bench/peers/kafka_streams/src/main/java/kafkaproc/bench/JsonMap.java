@@ -9,6 +9,7 @@ import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.lang.management.ManagementFactory;
 import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.HashMap;
 import java.util.Map;
 import java.util.Properties;
@@ -72,7 +73,8 @@ public final class JsonMap {
         settings.put(StreamsConfig.NUM_STREAM_THREADS_CONFIG, 1);
         settings.put(StreamsConfig.PROCESSING_GUARANTEE_CONFIG, StreamsConfig.AT_LEAST_ONCE);
         settings.put(StreamsConfig.COMMIT_INTERVAL_MS_CONFIG, 1000);
-        settings.put(StreamsConfig.STATE_DIR_CONFIG, Files.createTempDirectory("kafka-streams-peer").toString());
+        Path state = Files.createTempDirectory("kafka-streams-peer"); // has no stores, but wants a folder
+        settings.put(StreamsConfig.STATE_DIR_CONFIG, state.toString());
         settings.put(ConsumerConfig.AUTO_OFFSET_RESET_CONFIG, "earliest");
 
         Serde<JsonNode> json = Serdes.serdeFrom((topic, node) -> write(node), (topic, bytes) -> read(bytes));
@@ -84,7 +86,10 @@ public final class JsonMap {
         try (KafkaStreams streams = new KafkaStreams(builder.build(), settings)) {
             streams.start();
             finished.await();
-        } // close() commits, and so waits for the last acknowledgement
+            streams.close(); // commits, and so waits for the last acknowledgement
+            streams.cleanUp();
+        }
+        Files.deleteIfExists(state);
         double seconds = (System.nanoTime() - started) / 1e9;
         double cpuSeconds = (SYSTEM.getProcessCpuTime() - cpuStarted) / 1e9;
         System.out.printf(
