@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import logging
 import struct
-import threading
 import time
+from collections import deque
 from collections.abc import Collection, Iterable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -43,7 +43,7 @@ REQUEST_TIMEOUT_S: Final = 10.0
 _FUTURE_GRACE_S: Final = 2.0
 """librdkafka resolves a request at its own deadline; this is for the way from its thread to ours."""
 
-_REPORTS_MAX: Final = 20
+_REPORTS_MAX: Final = 50
 _OFFSET_TOO_MANY: Final = 10_000
 """Partitions asked about in one request."""
 
@@ -53,18 +53,20 @@ class Admin:
 
     def __init__(self, settings: Settings, client_id: str) -> None:
         self._settings = settings
-        self._reports: list[str] = []
-        self._lock = threading.Lock()
-        conf: dict[str, Any] = {**settings.admin_conf(), "client.id": client_id, "error_cb": self._on_error}
+        self._reports = _Reports()
+        logger = logging.Logger(
+            "librdkafka"
+        )  # of our own: outside the hierarchy, so that nothing else gets its lines
+        logger.addHandler(self._reports)
+        conf: dict[str, Any] = {
+            **settings.admin_conf(),
+            "client.id": client_id,
+            "error_cb": self._reports.add_error,
+        }
         try:
-            self._client = AdminClient(conf, logger=_DROPPED)
+            self._client = AdminClient(conf, logger=logger)
         except (ck.KafkaException, ValueError, TypeError) as error:
             raise BrokerError(f"the Kafka client refused its settings: {_words(error)}") from None
-
-    def _on_error(self, error: ck.KafkaError) -> None:
-        with self._lock:
-            self._reports.append(error.str())
-            del self._reports[:-_REPORTS_MAX]
 
     # --- topics -----
 
@@ -79,10 +81,10 @@ class Admin:
             except ck.KafkaException as error:
                 self._client.poll(0)
                 final = error.args[0].code() == ck.KafkaError._AUTHENTICATION or any(
-                    "authentication" in text.lower() for text in self._reports
+                    "authentication" in text.lower() for text in self._reports.texts
                 )
                 if final or time.monotonic() >= deadline:
-                    raise unreachable(self._settings, self._reports, timeout_s) from None
+                    raise unreachable(self._settings, self._reports.texts, timeout_s) from None
 
     def topic_names(self) -> set[str]:
         """All topics that this client may see."""
@@ -105,8 +107,8 @@ class Admin:
             return self._client.list_topics(timeout=REQUEST_TIMEOUT_S)
         except ck.KafkaException as error:
             self._client.poll(0)
-            if self._reports:
-                raise unreachable(self._settings, self._reports, REQUEST_TIMEOUT_S) from None
+            if self._reports.texts:
+                raise unreachable(self._settings, self._reports.texts, REQUEST_TIMEOUT_S) from None
             raise BrokerError(f"the cluster did not list its topics: {_words(error)}") from None
 
     def _topic_ids(self, names: list[str], metadata: Any) -> dict[str, bytes]:
@@ -208,6 +210,22 @@ class Admin:
         ]
 
 
+class _Reports(logging.Handler):
+    """The last things that librdkafka had to say, in errors and log lines: told when it does not get through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: deque[str] = deque(maxlen=_REPORTS_MAX)
+
+    def add_error(self, error: ck.KafkaError) -> None:
+        self.texts.append(error.str())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        self.texts.append(text.partition("]: ")[2] or text)  # without client and thread
+        log.debug("%s", text)
+
+
 def _is_mock(metadata: Any) -> bool:
     return str(metadata.cluster_id).startswith("mockCluster")
 
@@ -235,8 +253,3 @@ def _result(future: Future[Any], what: str) -> Any:
 def _words(error: BaseException) -> str:
     cause = error.args[0] if error.args else error
     return cause.str() if isinstance(cause, ck.KafkaError) else str(error)
-
-
-_DROPPED: Final = logging.getLogger(f"{__name__}.librdkafka")
-"""librdkafka's log lines of this client: they repeat what its errors say, and go to the log from `debug` on."""
-_DROPPED.addFilter(lambda record: log.isEnabledFor(logging.DEBUG))

@@ -53,6 +53,7 @@ class CommitFailure(NamedTuple):
 
 _FINAL: Final = frozenset(
     {
+        "_FATAL",
         "FENCED_INSTANCE_ID",
         "GROUP_AUTHORIZATION_FAILED",
         "GROUP_MAX_SIZE_REACHED",
@@ -125,10 +126,8 @@ class GroupConsumer:
         return problems
 
     def _on_error(self, error: ck.KafkaError) -> None:
-        name = error.name()
-        final = error.fatal() or name in _FINAL
-        mend = f": {_MENDS[name]}" if name in _MENDS else ""
-        self._problems.append(GroupProblem(name, f"{error.str()}{mend}", final))
+        name, text = _named(error)
+        self._problems.append(GroupProblem(name, text, error.fatal() or name in _FINAL))
 
     # --- rebalance -----
 
@@ -240,10 +239,21 @@ def _names(partitions: Iterable[ck.TopicPartition]) -> frozenset[TopicPartition]
 
 
 def _commit_failure(error: ck.KafkaError) -> CommitFailure:
-    name = error.name()
-    final = error.fatal() or (name in _FINAL and name != "FENCED_INSTANCE_ID")
-    mend = f": {_MENDS[name]}" if name in _MENDS else ""
-    return CommitFailure(name, f"{error.str()}{mend}", final)
+    name, text = _named(error)
+    return CommitFailure(name, text, error.fatal() or name in _FINAL)
+
+
+def _named(error: ck.KafkaError) -> tuple[str, str]:
+    """Kafka's name of an error, and its text with the mend that we know of."""
+    name, text = error.name(), error.str()
+    if name == "_FATAL":  # the cause is in the text only
+        name = next((each for each in _MENDS if _description(each) in text), name)
+    return name, f"{text}: {_MENDS[name]}" if name in _MENDS else text
+
+
+def _description(name: str) -> str:
+    code = getattr(ck.KafkaError, name, None)
+    return ck.KafkaError(code).str() if code is not None else name
 
 
 def _words(error: BaseException) -> str:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From what librdkafka says when no broker answers to one sentence that tells the user what to change.
 
-librdkafka tries for ever and reports each attempt as an event. The last words of a few seconds say what is
-wrong more often than not; the phrases below are its own, as of 2.x.
+librdkafka tries for ever and says of each attempt what became of it, in an error or in a log line. A few seconds of
+that tell what is wrong more often than not; the phrases below are its own, as of 2.x.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ _MEANINGS: Final = (
 def unreachable(settings: Settings, reports: Iterable[str], waited_s: float) -> BrokerError:
     """The error for a cluster that did not answer in `waited_s`; `reports` are librdkafka's, oldest first."""
     texts = list(dict.fromkeys(reports))
-    meaning = next(
-        (meaning for phrase, meaning in _MEANINGS for text in texts if phrase in text.lower()),
-        "check host, port and firewall",
+    meaning, words = next(
+        ((meaning, text) for phrase, meaning in _MEANINGS for text in texts if phrase in text.lower()),
+        ("check host, port and firewall", texts[-1] if texts else ""),
     )
-    last = f" (librdkafka: {texts[-1]})" if texts else ""
+    last = f" (librdkafka: {words})" if words else ""
     return BrokerError(
         f"no broker answered at bootstrap_servers = {settings.bootstrap_servers!r} "
         f"({settings.origin('bootstrap_servers')}) within {waited_s:g} s: {meaning}{last}"

@@ -29,7 +29,7 @@ COMMIT_REQUEST_MAX_CHARS: Final = 512 * 1024
 offsets topic (1 MiB) bounds."""
 
 COMMIT_RETRY_MS: Final = 100
-"""After a commit that was refused in part or whole."""
+"""After a commit that was refused in part or whole; doubles up to the commit interval."""
 
 _MS: Final = 1_000_000
 _PARTITION_OVERHEAD_CHARS: Final = 300
@@ -40,6 +40,7 @@ OVERTAKEN: Final = "_OVERTAKEN"
 
 _METADATA_TOO_LARGE: Final = "OFFSET_METADATA_TOO_LARGE"
 _TOO_LARGE: Final = frozenset({_METADATA_TOO_LARGE, "INVALID_COMMIT_OFFSET_SIZE"})
+_UNKNOWN_TOPIC: Final = "UNKNOWN_TOPIC_OR_PART"
 _QUIET: Final = frozenset(
     {OVERTAKEN, "STALE_MEMBER_EPOCH", "REBALANCE_IN_PROGRESS", "ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID"}
 )
@@ -56,9 +57,12 @@ class CommitLedger:
         self._committed: dict[TopicPartition, OffsetPair | None] = {}
         self._without_metadata: set[TopicPartition] = set()
         self._complained: set[TopicPartition] = set()
+        self._refused: set[TopicPartition] = set()
+        self._unknown: set[TopicPartition] = set()
 
     def hold(self, partition: TopicPartition, committed: OffsetPair | None) -> None:
         """This member holds `partition`, and the group has `committed` for it."""
+        self._refused.discard(partition)
         self._committed[partition] = committed
 
     def drop(self, partitions: Iterable[TopicPartition]) -> None:
@@ -67,6 +71,7 @@ class CommitLedger:
             self._published.pop(partition, None)
             self._committed.pop(partition, None)
             self._complained.discard(partition)
+            self._unknown.discard(partition)
 
     def publish(self, partition: TopicPartition, pair: OffsetPair) -> None:
         """A stream thread says that `pair` may be committed. Ignored for partitions that are not held."""
@@ -88,9 +93,15 @@ class CommitLedger:
             pair = self._published[partition]
             if partition in self._without_metadata:
                 pair = pair._replace(metadata="")
-            if pair != self._committed.get(partition):
+            if pair != self._committed.get(partition) and partition not in self._refused:
                 changed[partition] = pair
         return changed
+
+    def awaited(self, only: Iterable[TopicPartition] | None = None) -> dict[TopicPartition, OffsetPair]:
+        """What is due and worth waiting for: not that of a topic that the broker did not know when asked last."""
+        return {
+            partition: pair for partition, pair in self.due(only).items() if partition not in self._unknown
+        }
 
     def acknowledged(self) -> dict[TopicPartition, OffsetPair]:
         """One pair that the group already has, if there is one: what to commit to prove membership and nothing else."""
@@ -105,9 +116,14 @@ class CommitLedger:
             if partition not in self._committed:
                 continue
             failure = failures.get(partition)
+            self._unknown.discard(partition)
+            if failure is not None and failure.name == _UNKNOWN_TOPIC:
+                self._unknown.add(partition)
             if failure is None:
                 self._committed[partition] = pair
                 self._complained.discard(partition)
+            elif failure.final:
+                self._refused.add(partition)  # to ask again would only keep the end waiting
             elif failure.name in _TOO_LARGE:
                 self._leave_metadata_out(partition, pair, failure)
             elif failure.name not in _QUIET and partition not in self._complained:
@@ -155,6 +171,7 @@ class Commits:
         self._read_slots = read_slots
         self._submit: Callable[[dict[TopicPartition, OffsetPair]], None] | None = None
         self._busy = False
+        self._retries = 0
         self._next_ns = 0
         self._sent_ns = 0
 
@@ -171,7 +188,7 @@ class Commits:
     @property
     def idle(self) -> bool:
         """Nothing is due and nothing under way."""
-        return self._submit is None or not (self._busy or self.ledger.due())
+        return self._submit is None or not (self._busy or self.ledger.awaited())
 
     def hurry(self, now_ns: int) -> None:
         """Commit now, and not only when the interval is over."""
@@ -199,6 +216,10 @@ class Commits:
         """
         self._busy = False
         final = self.ledger.settle(pairs, failures)
-        if failures:
-            self._next_ns = min(self._next_ns, now_ns + COMMIT_RETRY_MS * _MS)
+        if not failures:
+            self._retries = 0
+        else:
+            retry_ns = COMMIT_RETRY_MS * _MS << min(self._retries, 30)
+            self._retries += 1
+            self._next_ns = min(self._next_ns, now_ns + retry_ns)
         return self._sent_ns if len(failures) < len(pairs) else None, final

@@ -175,6 +175,9 @@ class GroupMembership:
             while not self._stop.is_set():  # a member still, until the supervisor has closed what runs
                 self._consumer.poll(POLL_S)
                 self._start_commit()
+        except Exception as error:
+            log.exception("the membership thread ended by a bug of kafkaproc")
+            self._post(GroupFailed(KafkaprocError(f"internal error: {type(error).__name__}: {error}")))
         finally:
             self._consumer.close()
 

@@ -59,7 +59,7 @@ class Handovers:
             if any(self._is_placed(task) for task in handover.tasks):
                 continue
             partitions = handover.event.partitions
-            due = self._commits.ledger.due(partitions)
+            due = self._commits.ledger.awaited(partitions)
             if due:
                 if handover.until_ns is None:
                     handover.until_ns = now_ns + COMMIT_WAIT_MS * 1_000_000

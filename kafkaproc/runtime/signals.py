@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 ENDING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""The first of them ends the instance in order, the second one at once."""
+"""The first of them ends the instance in order. A SIGINT after it ends it at once; others change nothing, since
+service managers repeat theirs."""
 
 
 class SignalPipe:

@@ -95,6 +95,7 @@ class StreamThreadProcess:
         self.restart_at_ns = 0
         self.kill_at_ns: int | None = None
         self.kill_reason = ""
+        self.stuck_since_ns = 0
         self._command = tuple(command)
         self._sizes = sizes
         self._lock_fd = lock_fd

@@ -25,6 +25,10 @@ EXIT_GRACE_NS: Final = 2_000 * MS
 """Between the end of a process's channel and its own."""
 
 
+STUCK_NS: Final = 10_000 * MS
+"""A stream loop turns many times a second, unless a function of the user's holds it."""
+
+
 class StreamThreadListener(Protocol):
     def on_spawned(self, thread: StreamThreadProcess) -> None: ...
     def on_reply(self, thread: StreamThreadProcess, reply: Reply) -> None: ...
@@ -90,6 +94,20 @@ class StreamThreads:
                 log.error("%s did not %s in time: it is killed", thread.name, thread.kill_reason)
                 thread.kill_at_ns = None
                 thread.kill()
+
+    def warn_of_stuck(self, now_ns: int) -> None:
+        """Names those whose loop has stopped turning, once each time that it does."""
+        for thread in self._threads:
+            beat_ns = thread.segment.heartbeat_ns if thread.segment is not None else 0
+            stuck = thread.state is ThreadState.READY and beat_ns and now_ns - beat_ns > STUCK_NS
+            if stuck and beat_ns != thread.stuck_since_ns:
+                thread.stuck_since_ns = beat_ns
+                log.warning(
+                    "the stream loop of %s has stood still for %d s: a plain function of the application holds it. "
+                    "Make it async, or wrap it in kafkaproc.blocking",
+                    thread.name,
+                    (now_ns - beat_ns) // (1000 * MS),
+                )
 
     def deadlines(self) -> Iterator[int]:
         """When `restart_due` or `kill_late` has something to do."""

@@ -17,6 +17,7 @@ import logging
 import os
 import queue
 import selectors
+import signal
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -213,6 +214,7 @@ class Supervisor:
         if self._lease.renew(now):
             self._threads.stamp_lease(now)
         self._threads.kill_late(now)
+        self._threads.warn_of_stuck(now)
         if self._lifecycle.ending:
             self._advance_end(now)
         else:
@@ -296,6 +298,9 @@ class Supervisor:
             self._post(check_cluster(self._admin, self._topology, self._sources))
         except KafkaprocError as error:
             self._post(GroupFailed(error))
+        except Exception as error:
+            log.exception("the start-up checks ended by a bug of kafkaproc")
+            self._post(GroupFailed(KafkaprocError(f"internal error: {type(error).__name__}: {error}")))
 
     def _join_group(self, facts: ClusterFacts) -> None:
         if self._lifecycle.ending:
@@ -514,8 +519,8 @@ class Supervisor:
 
     def _on_signals(self) -> None:
         for number in self._signals.take():
-            if self._signalled:
-                log.warning("%s again: stopping at once, without a commit", number.name)
+            if self._signalled and number is signal.SIGINT:
+                log.warning("SIGINT: stopping at once, without a commit")
                 self._exit_code = EXIT_FAILURE
                 self._finished = True
                 return

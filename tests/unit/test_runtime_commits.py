@@ -106,6 +106,32 @@ def test_final_failures_are_returned() -> None:
     assert ledger.settle(ledger.due(), {A: refused}) == [refused]
 
 
+def test_a_topic_that_is_gone_is_tried_again_but_not_waited_for() -> None:
+    ledger = CommitLedger()
+    ledger.hold(A, None)
+    ledger.hold(B, None)
+    ledger.publish(A, OffsetPair(5))
+    ledger.publish(B, OffsetPair(5))
+    refused = {A: failure("UNKNOWN_TOPIC_OR_PART"), B: failure("NOT_COORDINATOR")}
+    ledger.settle(ledger.due(), refused)
+    assert ledger.due().keys() == {A, B}
+    assert ledger.awaited().keys() == {B}
+    ledger.settle({A: OffsetPair(5)}, {})
+    ledger.publish(A, OffsetPair(6))
+    assert ledger.awaited().keys() == {A, B}
+
+
+def test_what_is_refused_for_good_is_not_asked_for_again() -> None:
+    ledger = CommitLedger()
+    ledger.hold(A, None)
+    ledger.publish(A, OffsetPair(5))
+    ledger.settle(ledger.due(), {A: failure("TOPIC_AUTHORIZATION_FAILED", final=True)})
+    ledger.publish(A, OffsetPair(6))
+    assert ledger.due() == {}
+    ledger.hold(A, None)
+    assert ledger.due() == {A: OffsetPair(6)}
+
+
 def test_a_request_stays_below_what_the_broker_writes_in_one_batch() -> None:
     pair = OffsetPair(1, "m" * METADATA_BUDGET_CHARS)
     pairs = {TopicPartition("t" * 249, number): pair for number in range(PARTITIONS_PER_THREAD_MAX)}

@@ -33,12 +33,12 @@ async def slow(value):
     return value
 
 
-app.stream({topics!r}).map_values(slow, name="slow-stage").to({sink!r})
+app.stream({source}).map_values(slow, name="slow-stage").to({sink!r})
 """
 
 
 class FakeInstance:
-    """One instance under test. `directory` holds its app, state directory and logs."""
+    """One instance under test. `directory` holds its app, state directory and logs; `pattern` replaces `topics`."""
 
     def __init__(
         self,
@@ -49,12 +49,14 @@ class FakeInstance:
         sink: str,
         application_id: str = "fake-app",
         behaviour: str = "work",
+        pattern: str | None = None,
         **settings: object,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.topics = topics
         self.app = directory / "app.py"
-        self.app.write_text(APP.format(application_id=application_id, topics=topics, sink=sink))
+        source = repr(topics) if pattern is None else f"pattern={pattern!r}"
+        self.app.write_text(APP.format(application_id=application_id, source=source, sink=sink))
         self.log_file = directory / "fake.log"
         self.output_file = directory / "supervisor.log"
         self.behaviour = behaviour

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions
 from supervisor_process import FakeInstance, InstanceFactory
 
 from kafkaproc.testing import Committed, KafkaCluster, committed_offsets, wait_until
@@ -265,6 +268,46 @@ def test_commits_go_on_after_a_broker_restart(
     assert instance.terminate() == 0
 
 
+# --- topics that change -----
+
+
+def test_topics_that_come_to_match_a_pattern_are_read(
+    kafka_cluster: KafkaCluster, kafka_topic: Callable[..., str], instances: InstanceFactory
+) -> None:
+    kafka_topic("shop-eu", partitions=2)
+    instance = instances(pattern="shop-.*", metadata_max_age_ms=500)
+    instance.wait_running(2)
+    kafka_topic("shop-us", partitions=3)
+    kafka_topic("my-shop-us", partitions=9)
+    status = instance.wait_running(3)
+    partitions = {(each.topic, each.partition, each.task) for each in status.partitions}
+    assert ("shop-us", 2, "0_2") in partitions
+    assert len(partitions) == 5
+
+
+def test_partitions_that_are_added_become_tasks(
+    kafka_cluster: KafkaCluster, instances: InstanceFactory
+) -> None:
+    instance = instances(metadata_max_age_ms=500)
+    instance.wait_running(4)
+    (topic,) = instance.topics
+    admin = AdminClient({"bootstrap.servers": kafka_cluster.bootstrap_servers})
+    admin.create_partitions([NewPartitions(topic, 6)])[topic].result(10)
+    instance.wait_running(6)
+    assert instance.terminate() == 0
+
+
+def test_a_source_topic_that_is_deleted_ends_the_instance(
+    kafka_cluster: KafkaCluster, instances: InstanceFactory
+) -> None:
+    instance = instances(metadata_max_age_ms=500)
+    instance.wait_running(4)
+    (topic,) = instance.topics
+    kafka_cluster.delete_topic(topic)
+    assert instance.wait() == 2
+    assert f"Missing source topics: {topic}" in instance.output()
+
+
 # --- failures -----
 
 
@@ -288,17 +331,18 @@ def test_a_failed_record_stops_the_instance_loudly_and_the_rest_is_committed(
     assert states[-1].endswith("from PENDING_ERROR to ERROR")
 
 
-def test_idle_stream_threads_are_said_so(instances: InstanceFactory) -> None:
+def test_what_a_running_instance_shows(instances: InstanceFactory) -> None:
     instance = instances(num_stream_threads=5)
     status = instance.wait_running(4)
     assert sorted(len(thread.tasks) for thread in status.threads) == [0, 1, 1, 1, 1]
     assert any("1 of 5 stream threads stay idle" in line["message"] for line in instance.logged())
 
-
-def test_only_the_instances_user_may_ask_its_control_socket(instances: InstanceFactory) -> None:
-    instance = instances()
-    instance.wait_running(4)
     (socket,) = (instance.app.parent / "state").glob("*/control.sock")
-    assert socket.stat().st_mode & 0o777 == 0o600
+    assert socket.stat().st_mode & 0o777 == 0o600, "only its user may ask it"
+
+    second = instances()  # in the same directory
+    assert second.wait() == 2
+    assert "is in use by process" in second.output()
+
     assert instance.terminate() == 0
     assert not socket.exists()
