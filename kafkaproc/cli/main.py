@@ -30,6 +30,7 @@ COMMANDS: Final = {
         "Show an application's topology, its tasks, and stream threads that would idle.",
     ),
     "config": ("kafkaproc.cli.config", "Show every setting: its value, where it came from, its meaning."),
+    "lag": ("kafkaproc.cli.lag", "Show how far behind an application is, partition by partition."),
 }
 
 

@@ -77,7 +77,7 @@ def test_a_wrong_setting_stops_start_with_exit_code_2(app_file: str, arguments: 
 
 
 def test_an_application_that_cannot_be_loaded_stops_every_command_with_exit_code_2(app_file: str) -> None:
-    for command in ("start", "topology", "config"):
+    for command in ("start", "topology", "config", "lag"):
         assert "shp.py does not exist" in one_error(run(command, "shp.py"), 2)
 
 
