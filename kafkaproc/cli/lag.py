@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,8 @@ def command(
     ahead: records above the committed offset that are done already. In flight and thread are known for an instance
     that runs on this machine with the same state_dir.
     """
+    import msgspec
+
     from kafkaproc.clients.admin import Admin
     from kafkaproc.observability.lag import read_lag
     from kafkaproc.runtime.app_loader import load_app
@@ -71,45 +74,37 @@ def command(
     def read() -> LagReport:
         return read_lag(settings, admin, sources.resolve(admin.topic_names()))
 
-    if as_json:
-        _print_json(read, watch=watch)
-    elif watch:
-        _show_live(read)
+    if watch:
+        with contextlib.suppress(KeyboardInterrupt):
+            (_print_lines if as_json else _show_live)(read)
+    elif as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(read()), indent=2))
     else:
         from rich.console import Console
 
         Console().print(_table(read()))
 
 
-def _print_json(read: Callable[[], LagReport], *, watch: bool) -> None:
+def _print_lines(read: Callable[[], LagReport]) -> None:
     import msgspec
 
     while True:
-        text = msgspec.json.encode(read())
-        click.echo((text if watch else msgspec.json.format(text, indent=2)).decode())
-        if not watch:
-            return
-        try:
-            time.sleep(WATCH_INTERVAL_S)
-        except KeyboardInterrupt:
-            return
+        click.echo(msgspec.json.encode(read()))
+        time.sleep(WATCH_INTERVAL_S)
 
 
 def _show_live(read: Callable[[], LagReport]) -> None:
     from rich.live import Live
 
-    try:
-        table = _table(read())
-        with Live(table, auto_refresh=False, screen=False) as live:
-            while True:
-                time.sleep(WATCH_INTERVAL_S)
-                try:
-                    table = _table(read())
-                except BrokerError as error:
-                    table.caption = f"[red]{time.strftime('%H:%M:%S')}[/] {error}"
-                live.update(table, refresh=True)
-    except KeyboardInterrupt:
-        return
+    table = _table(read())
+    with Live(table, auto_refresh=False) as live:
+        while True:
+            time.sleep(WATCH_INTERVAL_S)
+            try:
+                table = _table(read())
+            except BrokerError as error:
+                table.caption = f"{time.strftime('%H:%M:%S')} {error}"
+            live.update(table, refresh=True)
 
 
 def _table(report: LagReport) -> Table:

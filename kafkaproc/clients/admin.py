@@ -13,7 +13,7 @@ import logging
 import struct
 import time
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Final
@@ -46,6 +46,15 @@ _FUTURE_GRACE_S: Final = 2.0
 _REPORTS_MAX: Final = 50
 _OFFSET_TOO_MANY: Final = 10_000
 """Partitions asked about in one request."""
+
+_COORDINATOR_COMES: Final = frozenset(
+    {
+        ck.KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        ck.KafkaError.COORDINATOR_NOT_AVAILABLE,
+        ck.KafkaError.NOT_COORDINATOR,
+    }
+)
+_COORDINATOR_RETRY_S: Final = 0.1
 
 
 class Admin:
@@ -172,11 +181,16 @@ class Admin:
 
     def committed(self, group: str) -> dict[TopicPartition, OffsetPair]:
         """Everything that a group has committed."""
-        futures = self._client.list_consumer_group_offsets(
-            [ck.ConsumerGroupTopicPartitions(group)], request_timeout=REQUEST_TIMEOUT_S
-        )
+
+        def ask() -> Future[Any]:
+            request = [ck.ConsumerGroupTopicPartitions(group)]
+            future: Future[Any] = self._client.list_consumer_group_offsets(
+                request, request_timeout=REQUEST_TIMEOUT_S
+            )[group]
+            return future
+
         try:
-            result = _result(futures[group], f"reading the committed offsets of group {group}")
+            result = _from_coordinator(ask, f"reading the committed offsets of group {group}")
         except _Refused as error:
             raise BrokerError(str(error)) from None
         return {
@@ -191,9 +205,15 @@ class Admin:
         """The members of a group with what they hold; empty where the broker cannot say."""
         if _is_mock(self._metadata()):
             return []
-        futures = self._client.describe_consumer_groups([group], request_timeout=REQUEST_TIMEOUT_S)
+
+        def ask() -> Future[Any]:
+            future: Future[Any] = self._client.describe_consumer_groups(
+                [group], request_timeout=REQUEST_TIMEOUT_S
+            )[group]
+            return future
+
         try:
-            description = _result(futures[group], f"describing group {group}")
+            description = _from_coordinator(ask, f"describing group {group}")
         except _Refused as error:
             log.debug("%s", error)
             return []
@@ -248,6 +268,18 @@ def _result(future: Future[Any], what: str) -> Any:
         if cause.code() < 0:  # librdkafka's own: no broker answered
             raise BrokerError(f"{what}: {_words(error)}") from None
         raise _Refused(cause.code(), f"{what}: {_words(error)}") from None
+
+
+def _from_coordinator(ask: Callable[[], Future[Any]], what: str) -> Any:
+    """Like `_result`, but waits out a coordinator that loads its groups or moves: librdkafka does not, here."""
+    deadline = time.monotonic() + REQUEST_TIMEOUT_S
+    while True:
+        try:
+            return _result(ask(), what)
+        except _Refused as error:
+            if error.code not in _COORDINATOR_COMES or time.monotonic() >= deadline:
+                raise
+        time.sleep(_COORDINATOR_RETRY_S)
 
 
 def _words(error: BaseException) -> str:
