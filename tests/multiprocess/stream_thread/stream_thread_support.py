@@ -527,6 +527,13 @@ class StreamThreadRun:
             max(0, self.committable(topic, partition)) for partition in range(self.bench.partitions[topic])
         )
 
+    def incomplete(self, topic: str, polled: int) -> int:
+        """Records of the topic that are published as polled and not done; -1 before `polled` of them are polled."""
+        states = [self.state(topic, partition) for partition in range(self.bench.partitions[topic])]
+        if sum(max(0, state.position) for state in states if state is not None) < polled:
+            return -1
+        return sum(state.incomplete_count for state in states if state is not None)
+
     def finish(self, topic: str, count: int) -> None:
         """Waits until `count` records are done and published so."""
         self.until(lambda: self.completed(topic) >= count)

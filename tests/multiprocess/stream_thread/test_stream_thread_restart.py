@@ -50,8 +50,7 @@ def test_i2_a_restart_runs_what_was_not_done_and_nothing_else(bench: Bench, seed
         called: list[int] = []
         with bench.run(app_with_stuck(source, sink, stuck, Gate(), called)) as thread:
             thread.assign(committed=committed)
-            thread.until(lambda: len(called) == 400 - len(done))  # noqa: B023 - used at once
-            thread.until(lambda: thread.counter("in_flight") == len(stuck))  # noqa: B023
+            thread.until(lambda: thread.incomplete(source, 400) == len(stuck))  # noqa: B023 - used at once
             thread.close_tasks(deadline_ms=50)
             committed |= thread.committed(source)
         assert set(called) == set(range(400)) - done
@@ -203,6 +202,7 @@ def test_i2_what_is_in_flight_below_a_position_gone_back_to_is_done_by_its_own_r
 
 HANGING_APP = """
 import asyncio
+import random
 import kafkaproc as kp
 
 app = kp.App("test")
@@ -210,6 +210,8 @@ app = kp.App("test")
 async def call(value):
     if value["key"].startswith("stuck"):
         await asyncio.Event().wait()
+    if value["key"].startswith("slow"):
+        await asyncio.sleep(random.random() / 5)
     return value
 
 (
@@ -263,14 +265,15 @@ def test_i2_a_killed_process_leaves_its_offsets_and_what_was_in_flight(bench: Be
 def test_i2_killed_in_mid_run_again_and_again_nothing_is_lost(bench: Bench, tmp_path: Path) -> None:
     source, sink = bench.topic(2), bench.topic()
     app_file = write_app(tmp_path, source, sink)
-    bench.feed(source, numbered(f"k{number % 500}" for number in range(2000)))
+    bench.feed(source, numbered(f"slow{number % 500}" for number in range(2000)))
     committed: dict[tuple[str, int], Committed] = {}
     for _ in range(2):
         with bench.spawn(app_file) as thread:
             thread.assign(committed=committed)
-            thread.until(lambda: thread.counter("records_processed") > 100)
+            thread.until(lambda: thread.counter("records_processed") > 100 and thread.committed(source))
             thread.kill()
             committed |= thread.committed(source)
+    assert 0 < sum(at.offset for at in committed.values()) < 2000
     with bench.run(app_with_stuck(source, sink, set(), Gate(), [])) as thread:
         thread.assign(committed=committed)
         thread.finish(source, 2000)
