@@ -24,13 +24,12 @@ from kafkaproc.demo.run import Outcome, Part, Phase, Progress
 
 _LIVE_INTERVAL_S: Final = 0.1
 _PLAIN_INTERVAL_S: Final = 1.0
-_BAR_WIDTH: Final = 24
 
 _ROWS: Final[Sequence[tuple[str, Callable[[Outcome], str]]]] = (
     ("calls at once, C", lambda outcome: f"{outcome.part.concurrency:,}"),
-    ("mean call, L", lambda outcome: f"{outcome.call_ms:.1f} ms"),
-    ("theory", lambda outcome: f"{_formula(outcome.part)} = {outcome.theory:,.1f}/s"),
-    ("[bold]measured", lambda outcome: f"[bold]{outcome.rate:,.1f}/s"),
+    ("mean call, L", lambda outcome: f"{outcome.call_ms:.1f} ms" if outcome.call_ms else "-"),
+    ("theory", lambda outcome: f"{_formula(outcome.part)} = {_rate(outcome.theory)}"),
+    ("[bold]measured", lambda outcome: f"[bold]{_rate(outcome.rate)}"),
     ("of theory", lambda outcome: f"{outcome.rate / outcome.theory:.0%}" if outcome.theory else "-"),
     ("processor: application", lambda outcome: f"{outcome.app_cores:.2f} cores"),
     ("processor: service", lambda outcome: f"{outcome.service_cores:.2f} cores"),
@@ -71,17 +70,18 @@ class Screen:
         with Live(console=self._console, auto_refresh=False, transient=True) as live:
 
             def show(progress: Progress) -> None:
-                line = Table.grid(padding=(0, 2))
+                line = Table.grid(expand=True, padding=(0, 2))
+                line.add_column(ratio=1)
+                line.add_column(no_wrap=True)
                 elapsed_s = min(progress.running_s, part.seconds)
-                bar = ProgressBar(total=part.seconds, completed=elapsed_s, width=_BAR_WIDTH)
-                line.add_row("", bar, _words(progress, part))
+                line.add_row(ProgressBar(total=part.seconds, completed=elapsed_s), _words(progress, part))
                 live.update(line, refresh=True)
 
             yield _at_intervals(_LIVE_INTERVAL_S, show)
 
     def end(self, outcome: Outcome) -> None:
         out, keys = outcome.report.record_count, outcome.key_count
-        self._say(f"  {out:,} flights of {keys:,} aircraft, [bold]{outcome.rate:,.1f}/s[/]")
+        self._say(f"  {out:,} flights of {keys:,} aircraft, [bold]{_rate(outcome.rate)}[/]")
 
     def compare(self, serial: Outcome, concurrent: Outcome) -> None:
         table = Table(box=None, pad_edge=False, padding=(0, 4, 0, 2))
@@ -136,10 +136,14 @@ def _words(progress: Progress, part: Part) -> str:
             return f"warming up  {flights}"
         case Phase.RUNNING:
             theory = 1_000 * part.concurrency / progress.call_ms if progress.call_ms else 0.0
-            rates = f"{progress.rate:,.1f}/s, {_formula(part)} = {theory:,.1f}/s"
+            rates = f"{_rate(progress.rate)} of {_formula(part)} = {_rate(theory)}"
             return f"{progress.running_s:4.1f} s  {flights}  {rates}"
         case Phase.DRAINING:
             return f"the last {progress.fed_count - progress.out_count:,} of {progress.fed_count:,} flights"
+
+
+def _rate(per_s: float) -> str:
+    return f"{per_s:,.1f}/s" if per_s else "-"
 
 
 def _formula(part: Part) -> str:
