@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from types import FrameType
 from typing import Any, Final
 
@@ -74,7 +74,12 @@ class Resources:
         """Opens the asynchronous ones among `handles`; `stack` closes them."""
         for handle in handles:
             if handle.is_async:
-                self._opened[handle] = await stack.enter_async_context(handle.open())  # type: ignore[arg-type]
+                try:
+                    self._opened[handle] = await stack.enter_async_context(handle.open())  # type: ignore[arg-type]
+                except Exception as error:
+                    raise UserFunctionError(
+                        f"resource {handle.name} could not be opened: {type(error).__name__}: {error}"
+                    ) from error
 
     def close(self) -> None:
         """Closes the plain ones, last opened first."""
@@ -141,7 +146,7 @@ class IoWorkers:
         except BaseException as error:
             self._on_failure(error)
         finally:
-            _close(resources)
+            close_resources(resources)
 
 
 class _AsyncioWorker:
@@ -177,7 +182,8 @@ class _AsyncioWorker:
 
     def stop(self, timeout_s: float) -> bool:
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stop.set)
+            with suppress(RuntimeError):  # it is closed already: the thread is on its way out
+                self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join(timeout_s)
         self._ended.set()
         return not self._thread.is_alive()
@@ -190,10 +196,12 @@ class _AsyncioWorker:
             if not self._ready.is_set():
                 self._start_error = error
                 self._ready.set()
+            elif self._stop.is_set():
+                log.error("a resource failed to close", exc_info=error)
             else:
                 self._on_failure(error)
         finally:
-            _close(self._resources)
+            close_resources(self._resources)
             self._loop.close()
 
     async def _serve(self) -> None:
@@ -241,7 +249,8 @@ class _AsyncioWorker:
         return "something" if stage is None else f"async stage {stage}", where
 
 
-def _close(resources: Resources) -> None:
+def close_resources(resources: Resources) -> None:
+    """Closes them; what the user's code raises there is logged, since nobody could do anything about it."""
     try:
         resources.close()
     except Exception:

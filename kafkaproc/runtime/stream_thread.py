@@ -15,6 +15,7 @@ its outputs acknowledged → TasksClosed.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -44,7 +45,7 @@ from kafkaproc.errors import (
     UserFunctionError,
 )
 from kafkaproc.runtime.control import ControlChannel
-from kafkaproc.runtime.io_workers import IoWorkers, Resources
+from kafkaproc.runtime.io_workers import IoWorkers, Resources, close_resources
 from kafkaproc.runtime.messages import (
     OFFSET_EARLIEST,
     OFFSET_LATEST,
@@ -78,6 +79,9 @@ WORKERS_STOP_S: Final = 5.0
 GC_THRESHOLDS: Final = (50_000, 20, 50)
 """Allocations before the youngest generation is collected, and so on: see gc.set_threshold."""
 
+_abandoned: Final[list[StreamThread]] = []
+"""Those whose native memory a call may still come back to."""
+
 _ACTIVITIES: Final = ("call", "deserialize key", "deserialize value", "serialize key", "serialize value")
 
 
@@ -90,6 +94,8 @@ def run(channel: ControlChannel[Command, Reply], segment_fd: int, start: Start, 
     try:
         thread.open()
         thread.serve()
+    except UserFunctionError as error:
+        thread.fail(error)
     finally:
         thread.close()
 
@@ -218,13 +224,14 @@ class StreamThread:
             log.warning(
                 "a call is still running %s s after the end of its task; it is abandoned", WORKERS_STOP_S
             )
+            _abandoned.append(self)
         if self._loop is not None:
             self._loop.close()
         if self._producer is not None:
             self._producer.close()
         if self._consumer is not None:
             self._consumer.close()
-        self._resources.close()
+        close_resources(self._resources)
         if ended and self._loop is not None:
             for fd in self._fds:
                 os.close(fd)
@@ -455,6 +462,10 @@ class StreamThread:
             )
         )
 
+    def fail(self, error: KafkaprocError) -> None:
+        """Tells the supervisor what ends this thread, and stays until it says Shutdown."""
+        self._fail_thread(type(error).__name__, str(error), users_traceback(error), error.exit_code)
+
     def _fail_thread(self, kind: str, text: str, trace: str = "", exit_code: int = 1) -> None:
         """Nothing more is done but to obey: the supervisor stops the instance."""
         if not self._failed:
@@ -496,10 +507,12 @@ def users_traceback(error: BaseException) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((package, "kafkaproc/"))
+        if not frame.filename.startswith((package, "kafkaproc/", "uvloop/"))
     ]
+    while frames and frames[0].filename == contextlib.__file__:  # on the way to a resource's function
+        del frames[0]
     if not frames:
-        # Python turns a StopIteration in a coroutine into an error of its own, raised where nothing of the user's is.
+        # An error of ours about one of the user's; or Python's, which a StopIteration in a coroutine turns into.
         return users_traceback(error.__cause__) if error.__cause__ is not None else ""
     lines = ["Traceback (most recent call last):\n", *traceback.format_list(frames)]
     lines += traceback.format_exception_only(type(error), error)
