@@ -26,6 +26,7 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 from kafkaproc.clients.diagnosis import unreachable
 from kafkaproc.clients.partitions import (
     TOPIC_ID_UNKNOWN,
+    BrokerLimits,
     GroupMember,
     OffsetPair,
     TopicInfo,
@@ -44,6 +45,9 @@ _FUTURE_GRACE_S: Final = 2.0
 """librdkafka resolves a request at its own deadline; this is for the way from its thread to ours."""
 
 _REPORTS_MAX: Final = 50
+_METADATA_LIMIT: Final = "offset.metadata.max.bytes"
+_SESSION_LIMIT: Final = "group.consumer.session.timeout.ms"
+_LIMITS: Final = (_METADATA_LIMIT, _SESSION_LIMIT)
 _OFFSET_TOO_MANY: Final = 10_000
 """Partitions asked about in one request."""
 
@@ -139,24 +143,28 @@ class Admin:
 
     # --- the broker's limits -----
 
-    def metadata_budget(self) -> int:
-        """Characters of commit metadata that a broker takes a partition, at most limits.METADATA_BUDGET_CHARS.
+    def broker_limits(self) -> BrokerLimits:
+        """Limits that commits and the membership live under.
 
-        Falls back to that where the broker does not say, or not to us: a cluster with a lower limit then refuses
+        Defaults stand in where the broker does not say, or not to us: a cluster with a lower limit then refuses
         single commits, which the supervisor repeats without metadata.
         """
         metadata = self._metadata()
         if _is_mock(metadata):
-            return METADATA_BUDGET_CHARS
+            return BrokerLimits()
         resource = ConfigResource(ConfigResource.Type.BROKER, str(next(iter(metadata.brokers))))
         futures = self._client.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)
         try:
             (config,) = (_result(future, "reading the broker's limits") for future in futures.values())
         except (_Refused, BrokerError) as error:
-            log.info("offset.metadata.max.bytes is taken to be %d: %s", METADATA_BUDGET_CHARS, error)
-            return METADATA_BUDGET_CHARS
-        entry = config.get("offset.metadata.max.bytes")
-        return min(int(entry.value), METADATA_BUDGET_CHARS) if entry is not None else METADATA_BUDGET_CHARS
+            log.info("the broker's limits are taken to be Kafka's defaults: %s", error)
+            return BrokerLimits()
+        known = {name: int(entry.value) for name, entry in config.items() if name in _LIMITS and entry.value}
+        defaults = BrokerLimits()
+        return BrokerLimits(
+            metadata_chars=min(known.get(_METADATA_LIMIT, METADATA_BUDGET_CHARS), METADATA_BUDGET_CHARS),
+            consumer_session_timeout_ms=known.get(_SESSION_LIMIT, defaults.consumer_session_timeout_ms),
+        )
 
     # --- offsets and members, for `lag` -----
 

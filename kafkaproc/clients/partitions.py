@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from kafkaproc.limits import METADATA_BUDGET_CHARS
+
 TOPIC_ID_UNKNOWN: Final = bytes(16)
 """The id of a topic whose broker has no topic ids."""
 
@@ -36,6 +38,15 @@ class TopicInfo(NamedTuple):
     partition_count: int
     topic_id: bytes
     """TOPIC_ID_UNKNOWN where the broker has none."""
+
+
+class BrokerLimits(NamedTuple):
+    """What a broker allows; its defaults where it does not say."""
+
+    metadata_chars: int = METADATA_BUDGET_CHARS
+    """Commit metadata of one partition, at most limits.METADATA_BUDGET_CHARS."""
+    consumer_session_timeout_ms: int = 45_000
+    """Silence after which a member is expelled, under the `consumer` protocol."""
 
 
 class GroupMember(NamedTuple):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+from kafkaproc.clients.partitions import BrokerLimits
 from kafkaproc.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -26,8 +27,10 @@ _PROOF_WAIT: Final = 0.5
 out, come three times in a session timeout at least."""
 
 
-def lease_timeout_ms(settings: Settings) -> int:
-    """How old a stamp may be."""
+def lease_timeout_ms(settings: Settings, limits: BrokerLimits | None = None) -> int:
+    """How old a stamp may be. The session timeout is the broker's under the `consumer` protocol."""
+    if settings.group_protocol == "consumer":
+        return (limits or BrokerLimits()).consumer_session_timeout_ms * 2 // 3
     return settings.session_timeout_ms * 2 // 3
 
 

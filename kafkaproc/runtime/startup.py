@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass
 
 from kafkaproc.clients.admin import Admin
-from kafkaproc.clients.partitions import TopicInfo
+from kafkaproc.clients.partitions import BrokerLimits, TopicInfo
 from kafkaproc.errors import TopicError
 from kafkaproc.runtime.assignment import Sources
 from kafkaproc.topology.nodes import SinkNode
@@ -24,7 +24,7 @@ class ClusterFacts:
     """What the checks have found."""
 
     source_topics: dict[str, TopicInfo]
-    metadata_budget: int
+    limits: BrokerLimits
 
 
 def check_cluster(admin: Admin, topology: Topology, sources: Sources) -> ClusterFacts:
@@ -33,7 +33,7 @@ def check_cluster(admin: Admin, topology: Topology, sources: Sources) -> Cluster
     existing = admin.topic_names()
     sources.check_exist(existing)
     _check_sinks(topology, existing)
-    return ClusterFacts(admin.topics(sources.resolve(existing)), admin.metadata_budget())
+    return ClusterFacts(admin.topics(sources.resolve(existing)), admin.broker_limits())
 
 
 def _check_sinks(topology: Topology, existing: set[str]) -> None:

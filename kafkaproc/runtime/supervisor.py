@@ -321,6 +321,7 @@ class Supervisor:
             self._fail(error)
             return
         self._facts = facts
+        self._lease = Lease(lease_timeout_ms(self._settings, facts.limits), time.monotonic_ns())
         self._commits.open(self._group.submit, time.monotonic_ns())
         self._lifecycle.enter(InstanceState.REBALANCING)
         self._group.start(frozenset(facts.source_topics))
@@ -370,8 +371,8 @@ class Supervisor:
                 incarnation=thread.incarnation,
                 instance_id=self._directory.instance_id,
                 client_id=f"{self._client_id}-StreamThread-{thread.index + 1}",
-                metadata_budget=facts.metadata_budget,
-                lease_timeout_ms=lease_timeout_ms(self._settings),
+                metadata_budget=facts.limits.metadata_chars,
+                lease_timeout_ms=lease_timeout_ms(self._settings, facts.limits),
             ),
         )
 
