@@ -91,6 +91,29 @@ CLIENT_EVENTS_MAX: Final = 1024
 CLIENT_EVENT_TEXT_MAX_BYTES: Final = 4 * KIB
 """The text of one of them; the rest is cut off."""
 
+CLIENT_REPORTS_MAX: Final = 50
+"""The last errors and log lines of the admin client, kept to say why no broker answers."""
+
+# the supervisor's requests and answers
+
+COMMIT_REQUEST_MAX_CHARS: Final = 512 * KIB
+"""Commit metadata in one request: the broker writes it as one batch, which `max.message.bytes` (1 MiB) bounds."""
+
+COMMIT_PARTITION_CHARS: Final = 300
+"""What a partition takes in that batch beside its metadata: group, topic (up to 249), offset, times."""
+
+OFFSETS_REQUEST_PARTITIONS: Final = 10_000
+"""Partitions whose log ends are asked for in one request."""
+
+CONTROL_CONNECTIONS_MAX: Final = 16
+"""Clients of the control socket at once; the oldest goes when another one comes."""
+
+CONTROL_REQUEST_MAX_BYTES: Final = 4 * KIB
+"""One question to the control socket."""
+
+IN_FLIGHT_LINES_MAX: Final = 100
+"""Events that are logged one by one when a stream-thread process dies; of the others only the number."""
+
 # the instance
 
 STREAM_THREADS_MAX: Final = 256
@@ -120,6 +143,8 @@ assert RING_RECORD_MAX_BYTES * 2 <= RING_BYTES, "a record that fits must fit whe
 assert PREFETCH_PARTITION_BYTES_MIN * PARTITIONS_PER_THREAD_MAX <= INPUT_BUFFER_MAX_BYTES
 assert PREFETCH_BYTES <= INPUT_BUFFER_MAX_BYTES, "what is held ready must not outweigh what is worked on"
 assert INPUT_BUFFER_BYTES_MIN <= INPUT_BUFFER_MAX_BYTES
+assert COMMIT_REQUEST_MAX_CHARS >= METADATA_BUDGET_CHARS + COMMIT_PARTITION_CHARS, "one partition must fit"
+assert 2 * COMMIT_REQUEST_MAX_CHARS <= MIB, "topic names and record overhead come on top"
 assert MESSAGE_FRAME_MAX_BYTES >= PARTITIONS_PER_THREAD_MAX * (
     METADATA_BUDGET_CHARS + MESSAGE_PARTITION_BYTES
 )

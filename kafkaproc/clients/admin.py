@@ -33,7 +33,7 @@ from kafkaproc.clients.partitions import (
     TopicPartition,
 )
 from kafkaproc.errors import BrokerError
-from kafkaproc.limits import METADATA_BUDGET_CHARS
+from kafkaproc.limits import CLIENT_REPORTS_MAX, METADATA_BUDGET_CHARS, OFFSETS_REQUEST_PARTITIONS
 from kafkaproc.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -44,12 +44,9 @@ REQUEST_TIMEOUT_S: Final = 10.0
 _FUTURE_GRACE_S: Final = 2.0
 """librdkafka resolves a request at its own deadline; this is for the way from its thread to ours."""
 
-_REPORTS_MAX: Final = 50
 _METADATA_LIMIT: Final = "offset.metadata.max.bytes"
 _SESSION_LIMIT: Final = "group.consumer.session.timeout.ms"
 _LIMITS: Final = (_METADATA_LIMIT, _SESSION_LIMIT)
-_OFFSET_TOO_MANY: Final = 10_000
-"""Partitions asked about in one request."""
 
 _COORDINATOR_COMES: Final = frozenset(
     {
@@ -172,10 +169,10 @@ class Admin:
         """The log end of each partition, open transactions included; partitions that do not answer are left out."""
         asked = list(partitions)
         ends: dict[TopicPartition, int] = {}
-        for start in range(0, len(asked), _OFFSET_TOO_MANY):
+        for start in range(0, len(asked), OFFSETS_REQUEST_PARTITIONS):
             request: dict[Any, Any] = {
                 ck.TopicPartition(*partition): OffsetSpec.latest()  # type: ignore[no-untyped-call]
-                for partition in asked[start : start + _OFFSET_TOO_MANY]
+                for partition in asked[start : start + OFFSETS_REQUEST_PARTITIONS]
             }
             futures = self._client.list_offsets(request, request_timeout=REQUEST_TIMEOUT_S)
             for partition, future in futures.items():
@@ -202,9 +199,7 @@ class Admin:
         except _Refused as error:
             raise BrokerError(str(error)) from None
         return {
-            TopicPartition(each.topic, each.partition): OffsetPair(
-                each.offset, each.metadata or "", -1 if each.leader_epoch is None else each.leader_epoch
-            )
+            TopicPartition(each.topic, each.partition): OffsetPair(each.offset, each.metadata or "")
             for each in result.topic_partitions
             if each.offset >= 0
         }
@@ -243,7 +238,7 @@ class _Reports(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.texts: deque[str] = deque(maxlen=_REPORTS_MAX)
+        self.texts: deque[str] = deque(maxlen=CLIENT_REPORTS_MAX)
 
     def add_error(self, error: ck.KafkaError) -> None:
         self.texts.append(error.str())

@@ -172,9 +172,8 @@ class GroupConsumer:
                 raise BrokerError(
                     f"committed offset of {each.topic}[{each.partition}] could not be read: {each.error.str()}"
                 )
-            epoch = -1 if each.leader_epoch is None else each.leader_epoch
             pairs[TopicPartition(each.topic, each.partition)] = (
-                OffsetPair(each.offset, each.metadata or "", epoch) if each.offset >= 0 else None
+                OffsetPair(each.offset, each.metadata or "") if each.offset >= 0 else None
             )
         return pairs
 
@@ -215,13 +214,7 @@ class GroupConsumer:
 
 def _request(pairs: Mapping[TopicPartition, OffsetPair]) -> list[ck.TopicPartition]:
     return [
-        ck.TopicPartition(
-            partition.topic,
-            partition.partition,
-            pair.offset,
-            metadata=pair.metadata,
-            **({"leader_epoch": pair.leader_epoch} if pair.leader_epoch >= 0 else {}),
-        )
+        ck.TopicPartition(partition.topic, partition.partition, pair.offset, metadata=pair.metadata)
         for partition, pair in pairs.items()
     ]
 

@@ -27,8 +27,6 @@ class OffsetPair(NamedTuple):
     offset: int
     """Exclusive, as Kafka counts: the next offset to read."""
     metadata: str = ""
-    leader_epoch: int = -1
-    """-1: unknown."""
 
 
 class TopicInfo(NamedTuple):

@@ -21,20 +21,14 @@ from typing import Final
 
 from kafkaproc.clients.consumer import CommitFailure
 from kafkaproc.clients.partitions import OffsetPair, TopicPartition
+from kafkaproc.limits import COMMIT_PARTITION_CHARS, COMMIT_REQUEST_MAX_CHARS
 
 log = logging.getLogger(__name__)
-
-COMMIT_REQUEST_MAX_CHARS: Final = 512 * 1024
-"""Metadata in one request: the broker writes a request as one batch of records, which `message.max.bytes` of the
-offsets topic (1 MiB) bounds."""
 
 COMMIT_RETRY_MS: Final = 100
 """After a commit that was refused in part or whole; doubles up to the commit interval."""
 
 _MS: Final = 1_000_000
-_PARTITION_OVERHEAD_CHARS: Final = 300
-"""What a partition takes there beside its metadata: group, topic, offset, times."""
-
 OVERTAKEN: Final = "_OVERTAKEN"
 """The outcome of a request that a rebalance interrupted: not known, so the pairs count as not committed."""
 
@@ -149,7 +143,7 @@ def split_requests(pairs: Pairs) -> list[dict[TopicPartition, OffsetPair]]:
     requests: list[dict[TopicPartition, OffsetPair]] = []
     used = 0
     for partition, pair in pairs.items():
-        size = len(pair.metadata) + len(partition.topic) + _PARTITION_OVERHEAD_CHARS
+        size = len(pair.metadata) + COMMIT_PARTITION_CHARS
         if not requests or used + size > COMMIT_REQUEST_MAX_CHARS:
             requests.append({})
             used = 0

@@ -2,7 +2,7 @@
 """The instance's control socket: answers what `kafkaproc lag` and `top` ask, from the supervisor's own loop.
 
 Owned by the supervisor's main thread. A client that does not read or finish its question in time holds up nobody: it
-is dropped, as are those beyond CONNECTIONS_MAX.
+is dropped, as are those beyond CONTROL_CONNECTIONS_MAX.
 """
 
 from __future__ import annotations
@@ -14,16 +14,13 @@ import selectors
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
+from kafkaproc.limits import CONTROL_CONNECTIONS_MAX, CONTROL_REQUEST_MAX_BYTES
 from kafkaproc.observability.status import SOCKET_NAME, InstanceStatus, ShortPath, StatusRequest
 
 log = logging.getLogger(__name__)
-
-CONNECTIONS_MAX: Final = 16
-REQUEST_MAX_BYTES: Final = 4096
 
 
 class ControlSocket:
@@ -45,7 +42,7 @@ class ControlSocket:
                 self._listener.bind(f"{path}/{SOCKET_NAME}")
         finally:
             os.umask(before)
-        self._listener.listen(CONNECTIONS_MAX)
+        self._listener.listen(CONTROL_CONNECTIONS_MAX)
         selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     def close(self) -> None:
@@ -61,7 +58,7 @@ class ControlSocket:
             stream, _ = self._listener.accept()
         except OSError:
             return
-        if len(self._connections) >= CONNECTIONS_MAX:
+        if len(self._connections) >= CONTROL_CONNECTIONS_MAX:
             self._drop(next(iter(self._connections.values())))  # the oldest: the likeliest to be stuck
         stream.setblocking(False)
         connection = _Connection(stream)
@@ -107,13 +104,13 @@ class _Connection:
     def read_request(self) -> bool:
         """True when the line is whole. Raises ValueError where it cannot become one."""
         try:
-            chunk = self.stream.recv(REQUEST_MAX_BYTES)
+            chunk = self.stream.recv(CONTROL_REQUEST_MAX_BYTES)
         except BlockingIOError:
             return False
         self.request += chunk
         if self.request.endswith(b"\n"):
             return True
-        if not chunk or len(self.request) >= REQUEST_MAX_BYTES:
+        if not chunk or len(self.request) >= CONTROL_REQUEST_MAX_BYTES:
             raise ValueError("no question")
         return False
 

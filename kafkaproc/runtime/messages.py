@@ -50,10 +50,6 @@ class PartitionStart(msgspec.Struct, frozen=True):
     topic_id: bytes
     """Of the topic as it is now; metadata that names another id belongs to a topic that no longer exists. All zero
     where the broker has no topic ids (before Apache Kafka 2.8, and librdkafka's mock cluster)."""
-    leader_epoch: int = -1
-    """Committed with the offset, -1 where unknown."""
-    offset_reset: str = "earliest"
-    """`earliest`, `latest` or `none`: what to do should the offset be out of range."""
 
 
 class TaskStart(msgspec.Struct, frozen=True):
@@ -105,10 +101,6 @@ class CloseTasks(ToStreamThread, frozen=True):
 class Shutdown(ToStreamThread, frozen=True):
     deadline_ms: int
     """From receipt, for in-flight work; closing the clients comes on top."""
-
-
-class SetLogLevel(ToStreamThread, frozen=True):
-    level: str
 
 
 class FromStreamThread(msgspec.Struct, frozen=True, tag=True):
@@ -164,5 +156,5 @@ class Stopped(FromStreamThread, frozen=True):
     """Everything is closed; the process ends next."""
 
 
-Command = Start | AssignTasks | CloseTasks | Shutdown | SetLogLevel
+Command = Start | AssignTasks | CloseTasks | Shutdown
 Reply = Ready | TasksStarted | TasksClosed | TaskFailed | ThreadFailed | Stopped

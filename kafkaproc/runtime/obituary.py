@@ -6,14 +6,11 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Sequence
-from typing import Final
 
 from kafkaproc._core.segment import InFlight
+from kafkaproc.limits import IN_FLIGHT_LINES_MAX
 
 log = logging.getLogger(__name__)
-
-IN_FLIGHT_LINES_MAX: Final = 100
-"""Events that are named one by one; of the others only the number."""
 
 
 def cause_of_death(status: int) -> str:

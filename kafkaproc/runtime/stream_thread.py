@@ -55,7 +55,6 @@ from kafkaproc.runtime.messages import (
     PartitionStart,
     Ready,
     Reply,
-    SetLogLevel,
     Shutdown,
     Start,
     Stopped,
@@ -270,8 +269,6 @@ class StreamThread:
             case Shutdown(deadline_ms=deadline_ms):
                 self._shutting_down = True
                 self._begin_close(tuple(self._tasks), deadline_ms)
-            case SetLogLevel(level=level):
-                logging.getLogger().setLevel(level.upper())
             case _:
                 raise AssertionError(f"unknown command {command!r}")
 

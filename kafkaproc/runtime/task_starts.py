@@ -96,8 +96,6 @@ class TaskStarts:
             offset=pair.offset,
             metadata=pair.metadata,
             topic_id=self._topics[partition.topic].topic_id,
-            leader_epoch=pair.leader_epoch,
-            offset_reset=reset,
         )
 
     def _offset_reset(self, topic: str) -> str:

@@ -9,8 +9,8 @@ import pytest
 
 from kafkaproc.clients.consumer import CommitFailure
 from kafkaproc.clients.partitions import OffsetPair, TopicPartition
-from kafkaproc.limits import METADATA_BUDGET_CHARS, PARTITIONS_PER_THREAD_MAX
-from kafkaproc.runtime.commits import COMMIT_REQUEST_MAX_CHARS, CommitLedger, Commits, split_requests
+from kafkaproc.limits import COMMIT_REQUEST_MAX_CHARS, METADATA_BUDGET_CHARS, PARTITIONS_PER_THREAD_MAX
+from kafkaproc.runtime.commits import CommitLedger, Commits, split_requests
 
 A, B = TopicPartition("orders", 0), TopicPartition("orders", 1)
 MS = 1_000_000

@@ -20,12 +20,13 @@ from kafkaproc.clients.diagnosis import unreachable
 from kafkaproc.clients.partitions import GroupMember, OffsetPair, TopicInfo, TopicPartition
 from kafkaproc.config import load_settings
 from kafkaproc.errors import StateDirError
+from kafkaproc.limits import IN_FLIGHT_LINES_MAX
 from kafkaproc.observability.lag import read_lag
 from kafkaproc.runtime import lifecycle
 from kafkaproc.runtime.identity import ORPHANS_TIMEOUT_S, InstanceDirectory
 from kafkaproc.runtime.lease import Lease
 from kafkaproc.runtime.lifecycle import TRANSITIONS, InstanceState, Lifecycle
-from kafkaproc.runtime.obituary import IN_FLIGHT_LINES_MAX, cause_of_death, log_in_flight
+from kafkaproc.runtime.obituary import cause_of_death, log_in_flight
 from kafkaproc.runtime.signals import SignalPipe
 from kafkaproc.settings import Settings
 
