@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -107,3 +109,30 @@ def test_hidden_and_installed_directories_are_not_watched(tmp_path: Path) -> Non
         (tmp_path / name).write_text("")
     watched = {path.name for path in reload._snapshot([tmp_path])}
     assert watched == {"a.py", "e.py"}
+
+
+def test_start_with_reload_tries_a_mended_file_by_itself(tmp_path: Path) -> None:
+    app = tmp_path / "app.py"
+    app.write_text("x = (\n")
+    command = [sys.executable, "-m", "kafkaproc", "start", str(app), "--reload"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        read_until(process.stderr, "app.py is not valid Python")
+        read_until(process.stderr, "exit code 2: waiting for a change")
+        app.write_text("x = ()\n")
+        read_until(process.stderr, "app.py holds no App")
+        read_until(process.stderr, "exit code 2: waiting for a change")
+        process.terminate()
+        process.communicate(timeout=20)
+        assert process.returncode == 2
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def read_until(stream: IO[str], text: str) -> None:
+    for line in stream:
+        if text in line:
+            return
+    raise AssertionError(f"ended without {text!r}")
