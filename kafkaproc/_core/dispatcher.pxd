@@ -35,5 +35,6 @@ cdef class Dispatcher:
     cdef bint dispatch(self) noexcept nogil
     cdef bint collect(self) noexcept nogil
     cdef bint has_completions(self) noexcept nogil
+    cdef void forget_first(self, int count) noexcept nogil
     cdef void drop_outputs(self, Event *event) noexcept nogil
     cdef void _completed(self, Event *event) noexcept nogil

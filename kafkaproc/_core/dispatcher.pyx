@@ -10,6 +10,7 @@ Owned by: the stream-loop thread.
 
 from libc.stdint cimport int32_t, int64_t, uint32_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memmove
 
 from kafkaproc._core.clock cimport monotonic_ns
 from kafkaproc._core.flow cimport EFFECT_NONE, EFFECT_OUTPUTS, TASK_FENCED, Collector, Event, Output, RingEntry, Stage
@@ -140,7 +141,7 @@ cdef class Dispatcher:
         cdef int host
         cdef bint progress = False
         for host in range(HOST_COUNT):
-            while True:
+            while self.effect_count < self.slot_count:
                 entry = <RingEntry *>ring_peek(&self.completion_rings[host], &length)
                 if entry == NULL:
                     break
@@ -186,6 +187,11 @@ cdef class Dispatcher:
             if event.outputs[index].headers != NULL:
                 api.headers_destroy(event.outputs[index].headers)
         event.output_count = 0
+
+    cdef void forget_first(self, int count) noexcept nogil:
+        """The Python part has dealt with these effects."""
+        self.effect_count -= count
+        memmove(self.effects, self.effects + count, self.effect_count * sizeof(Event *))
 
     cdef bint has_completions(self) noexcept nogil:
         cdef uint32_t length

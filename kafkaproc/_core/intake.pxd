@@ -33,6 +33,8 @@ cdef class Intake:
     cdef int error                       # librdkafka's, of the first partition that cannot be read
     cdef bint take(self, int64_t now, bint blocked) noexcept nogil
     cdef void records_arrived(self) noexcept nogil
+    cdef void forget(self, Task *task) noexcept nogil
+    cdef void forget_first(self, int count) noexcept nogil
     cdef bint _is_full(self, Task *task) noexcept nogil
     cdef bint _take_from(self, Task *task, int64_t now) noexcept nogil
     cdef Partition *_choose(self, Task *task, int64_t now) noexcept nogil

@@ -9,6 +9,7 @@ Owned by: the stream-loop thread.
 
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memmove
 
 from kafkaproc._core.flow cimport TASK_RUNNING, Collector, Partition, Stage, Task
 from kafkaproc._core.key_scheduler cimport scheduler_waiting
@@ -50,7 +51,6 @@ cdef class Intake:
         cdef Task *task = self.tasks.first
         cdef bint progress = False
         self.paused_count = 0
-        self.taken_bytes = 0                 # the Python part has made events of them, or done with them
         while task != NULL:
             if task.state == TASK_RUNNING:
                 if blocked or self._is_full(task):
@@ -178,3 +178,24 @@ cdef class Intake:
             for index in range(task.partition_count):
                 task.partitions[index].ready = True
             task = task.next
+
+    cdef void forget_first(self, int count) noexcept nogil:
+        """The Python part has dealt with these."""
+        cdef int index
+        for index in range(count):
+            self.taken_bytes -= self.taken[index].message.key_len + self.taken[index].message.len
+        self.taken_count -= count
+        memmove(self.taken, self.taken + count, self.taken_count * sizeof(TakenRecord))
+
+    cdef void forget(self, Task *task) noexcept nogil:
+        """Drops the task's records that the Python part has not come to: their offsets stay incomplete."""
+        cdef int index
+        cdef int kept = 0
+        for index in range(self.taken_count):
+            if self.taken[index].partition.task == task:
+                self.taken_bytes -= self.taken[index].message.key_len + self.taken[index].message.len
+                api.message_destroy(self.taken[index].message)
+            else:
+                self.taken[kept] = self.taken[index]
+                kept += 1
+        self.taken_count = kept

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# The key scheduler of one async stage in one stream thread: FIFO a key, ready list over keys. See key_scheduler.pyx.
+# The key scheduler of one async stage in one stream thread: FIFO a key, the oldest ready item first. See key_scheduler.pyx.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -12,6 +12,8 @@ cdef struct Scheduler        # private to key_scheduler.pyx
 cdef struct SchedulerItem:
     SchedulerItem *next      # of the same key, and in the list that scheduler_drop_owner returns
     SchedulerItem *next_ready
+    SchedulerItem *heap_child
+    uint64_t arrival         # counts the items that were scheduled: the age
     KeyEntry *entry          # NULL for unordered items
     const char *key          # serialised key bytes, owned by the event; NULL with key_length < 0: a null key
     int64_t key_length

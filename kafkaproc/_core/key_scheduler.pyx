@@ -8,7 +8,11 @@
                    ▼
                  item ──next──► item ──next──► item ◄── tail    its items; the head runs or is ready
 
-    ready_head ──► item ──next_ready──► item ◄── ready_tail     heads that may start, as they became ready
+    ready_head ──► item ──next_ready──► item ◄── ready_tail     heads that were ready when they came, so in order of age
+    successors: pairing heap by age                             heads that became ready when another was done
+
+- The oldest ready item starts first. A list of keys, each served in turn, was tried: a key with half of all records then
+  gets one turn in as many as there are keys, its backlog grows to the intake rule's end, and the partition stops there.
 
 - An entry exists exactly while its key has items, and its key bytes are those of its head: no copy, and no memory for
   keys that are idle.
@@ -71,6 +75,8 @@ cdef struct Scheduler:
     uint64_t bucket_mask
     SchedulerItem *ready_head
     SchedulerItem *ready_tail
+    SchedulerItem *successors   # root of the heap, linked by heap_child and next_ready
+    uint64_t arrivals
     KeyEntry *free_entries
     Slab *slabs
     KeyEntry fenced             # the entry of running items whose owner was dropped; it is in no bucket
@@ -222,6 +228,52 @@ cdef inline void _push_ready(Scheduler *scheduler, SchedulerItem *item) noexcept
     scheduler.ready_tail = item
 
 
+cdef inline SchedulerItem *_meld(SchedulerItem *one, SchedulerItem *other) noexcept nogil:
+    """The older one with the other as its first child; either may be NULL."""
+    if one == NULL:
+        return other
+    if other == NULL:
+        return one
+    if other.arrival < one.arrival:
+        one, other = other, one
+    other.next_ready = one.heap_child
+    one.heap_child = other
+    return one
+
+
+cdef inline void _push_successor(Scheduler *scheduler, SchedulerItem *item) noexcept nogil:
+    item.next_ready = NULL
+    item.heap_child = NULL
+    scheduler.successors = _meld(scheduler.successors, item)
+
+
+cdef SchedulerItem *_pop_successor(Scheduler *scheduler) noexcept nogil:
+    """The oldest successor; its children are paired from the left and melded from the right (Fredman et al., 1986)."""
+    cdef SchedulerItem *oldest = scheduler.successors
+    cdef SchedulerItem *child = oldest.heap_child
+    cdef SchedulerItem *pairs = NULL
+    cdef SchedulerItem *second
+    cdef SchedulerItem *following
+    cdef SchedulerItem *pair
+    while child != NULL:
+        second = child.next_ready
+        following = NULL if second == NULL else second.next_ready
+        child.next_ready = NULL
+        if second != NULL:
+            second.next_ready = NULL
+        pair = _meld(child, second)
+        pair.next_ready = pairs
+        pairs = pair
+        child = following
+    scheduler.successors = NULL
+    while pairs != NULL:
+        following = pairs.next_ready
+        pairs.next_ready = NULL
+        scheduler.successors = _meld(scheduler.successors, pairs)
+        pairs = following
+    return oldest
+
+
 cdef int scheduler_schedule(Scheduler *scheduler, SchedulerItem *item) noexcept nogil:
     cdef uint64_t key_start, hash
     cdef KeyEntry *entry
@@ -229,6 +281,8 @@ cdef int scheduler_schedule(Scheduler *scheduler, SchedulerItem *item) noexcept 
         return SCHEDULE_FULL
     item.next = NULL
     item.entry = NULL
+    item.arrival = scheduler.arrivals
+    scheduler.arrivals += 1
     if item.key_length < 0:
         item.key_length = -1
     if item.key_length >= 0 or scheduler.null_key_mode == NULL_KEY_PARTITION:
@@ -269,9 +323,12 @@ cdef int scheduler_schedule(Scheduler *scheduler, SchedulerItem *item) noexcept 
 
 cdef SchedulerItem *scheduler_next(Scheduler *scheduler) noexcept nogil:
     cdef SchedulerItem *item = scheduler.ready_head
-    if item == NULL:
+    if item == NULL and scheduler.successors == NULL:
         return NULL
-    scheduler.ready_head = item.next_ready
+    if item == NULL or (scheduler.successors != NULL and scheduler.successors.arrival < item.arrival):
+        item = _pop_successor(scheduler)
+    else:
+        scheduler.ready_head = item.next_ready
     if item.entry != NULL:
         item.entry.is_running = True
     scheduler.waiting_count -= 1
@@ -300,7 +357,7 @@ cdef void scheduler_done(Scheduler *scheduler, SchedulerItem *item) noexcept nog
     if entry.head == NULL:
         _remove_entry(scheduler, entry)
     else:
-        _push_ready(scheduler, entry.head)
+        _push_successor(scheduler, entry.head)
 
 
 cdef void scheduler_again(Scheduler *scheduler, SchedulerItem *item) noexcept nogil:
@@ -311,7 +368,7 @@ cdef void scheduler_again(Scheduler *scheduler, SchedulerItem *item) noexcept no
         item.entry.is_running = False
     scheduler.running_count -= 1
     scheduler.waiting_count += 1
-    _push_ready(scheduler, item)
+    _push_successor(scheduler, item)
 
 
 # Dropping an owner
@@ -336,8 +393,9 @@ cdef void _drop(Scheduler *scheduler, Dropped *dropped, SchedulerItem *item) noe
 
 
 cdef void _drop_ready(Scheduler *scheduler, Dropped *dropped, uint32_t owner) noexcept nogil:
-    """Takes the owner's items off the ready list. Those with a key are still in its queue, the others nowhere else."""
+    """Takes the owner's items out of what is ready. Those with a key are still in its queue, the others nowhere else."""
     cdef SchedulerItem *item = scheduler.ready_head
+    cdef SchedulerItem *kept = NULL
     cdef SchedulerItem *following
     scheduler.ready_head = NULL
     while item != NULL:
@@ -347,6 +405,17 @@ cdef void _drop_ready(Scheduler *scheduler, Dropped *dropped, uint32_t owner) no
         elif item.entry == NULL:
             _drop(scheduler, dropped, item)
         item = following
+    while scheduler.successors != NULL:
+        item = _pop_successor(scheduler)
+        if item.owner != owner:
+            item.next_ready = kept
+            kept = item
+        elif item.entry == NULL:
+            _drop(scheduler, dropped, item)
+    while kept != NULL:
+        following = kept.next_ready
+        _push_successor(scheduler, kept)
+        kept = following
 
 
 cdef void _drop_key(Scheduler *scheduler, Dropped *dropped, KeyEntry *entry) noexcept nogil:
@@ -405,7 +474,7 @@ cdef int64_t scheduler_keys(Scheduler *scheduler) noexcept nogil:
 
 
 cdef bint scheduler_is_ready(Scheduler *scheduler) noexcept nogil:
-    return scheduler.ready_head != NULL
+    return scheduler.ready_head != NULL or scheduler.successors != NULL
 
 
 # For tests and tools

@@ -43,6 +43,12 @@ class StreamLoop:
     def run(self, until_ns: int) -> int:
         """Runs until `until_ns` (CLOCK_MONOTONIC), or until the caller is needed: DEADLINE, CONTROL or FAILURE."""
 
+    def begin_close(self, task_id: str) -> None:
+        """The task takes no further record, and forgets what has not started; what runs may finish."""
+
+    def fence(self, task_id: str) -> None:
+        """Nothing of this task has an effect from here on, whatever still runs."""
+
     def remove_task(self, task_id: str) -> None:
         """Forgets a task that is quiet or fenced; its slots are not written again."""
 

@@ -24,7 +24,7 @@ from posix.unistd cimport read
 from kafkaproc._core.clock cimport monotonic_ns
 from kafkaproc._core.dispatcher cimport Dispatcher
 from kafkaproc._core.flow cimport EFFECT_ERROR, TASK_CLOSING, TASK_FENCED, TASK_RUNNING, Collector, Event, Partition, Task
-from kafkaproc._core.intake cimport Intake
+from kafkaproc._core.intake cimport Intake, TakenRecord
 from kafkaproc._core.key_scheduler cimport scheduler_running, scheduler_waiting
 from kafkaproc._core.native_consumer cimport NativeConsumer
 from kafkaproc._core.native_producer cimport NativeProducer
@@ -66,6 +66,7 @@ cdef extern from "<poll.h>" nogil:
 cdef enum:
     CHECK_INTERVAL_NS = 1_000_000        # control socket and clocks, while busy
     HEARTBEAT_INTERVAL_NS = 50_000_000
+    PYTHON_SLICE_NS = 5_000_000          # Python functions in a row, before outputs go out and commands are looked for
     GARBAGE_MAX = 65_536                 # references that wait for the GIL, beyond which it is taken for them
 
 # Why `run` returned.
@@ -126,6 +127,16 @@ cdef class StreamLoop:
         self.control_fd = control_fd
         self.lease_timeout_ns = lease_timeout_ms * 1_000_000
 
+    def begin_close(self, str task_id):
+        """The task takes no further record, and forgets what has not started; what runs may finish."""
+        self.tasks.begin_close(task_id)
+        self.intake.forget((<TaskHandle>self.tasks.handles[task_id]).task)
+
+    def fence(self, str task_id):
+        """Nothing of this task has an effect from here on, whatever still runs."""
+        self.tasks.fence(task_id)
+        self.intake.forget((<TaskHandle>self.tasks.handles[task_id]).task)
+
     def remove_task(self, str task_id):
         """Forgets a task that is quiet or fenced; its slots are not written again."""
         self.publisher.forget((<TaskHandle>self.tasks.handles[task_id]).task)
@@ -142,13 +153,14 @@ cdef class StreamLoop:
             with nogil:
                 reason = self._run_native(until_ns)
             self.collector.collect_garbage()
-            if reason != _PYTHON:
+            if reason == _PYTHON:
+                self.collector.in_python = True
+                self._run_python()
+                self.collector.in_python = False
+                if self.failure is not None:
+                    return BECAUSE_FAILURE
+            else:
                 return reason
-            self.collector.in_python = True
-            self._run_python()
-            self.collector.in_python = False
-            if self.failure is not None:
-                return BECAUSE_FAILURE
 
     cdef int _run_native(self, int64_t until_ns) noexcept nogil:
         cdef int64_t now = monotonic_ns()
@@ -168,15 +180,13 @@ cdef class StreamLoop:
             self.publisher.publish(now)
             if self.collector.failed_error or self.collector.no_memory or self.collector.inconsistent or self.intake.error:
                 return BECAUSE_FAILURE
-            if self.intake.taken_count or self.dispatcher.effect_count:
-                return _PYTHON
-            if self.collector.garbage_count > GARBAGE_MAX:
-                return _PYTHON
             if now >= self.next_check_ns:
                 self.next_check_ns = now + CHECK_INTERVAL_NS
                 reason = self._check(now, until_ns)
                 if reason:
                     return reason
+            if self.intake.taken_count or self.dispatcher.effect_count or self.collector.garbage_count > GARBAGE_MAX:
+                return _PYTHON
             if not progress:
                 reason = self._sleep(now, until_ns)
                 if reason:
@@ -282,9 +292,13 @@ cdef class StreamLoop:
         cdef Event *event
         cdef Partition *partition
         cdef StageNode node
-        cdef int index
-        for index in range(self.dispatcher.effect_count):
+        cdef TakenRecord *record
+        cdef int index = 0
+        # Slow functions must not keep outputs and the supervisor's commands waiting for the whole batch.
+        cdef int64_t until_ns = monotonic_ns() + PYTHON_SLICE_NS
+        while index < self.dispatcher.effect_count and monotonic_ns() < until_ns:
             event = self.dispatcher.effects[index]
+            index += 1
             if event.task.state == TASK_FENCED:
                 self.dispatcher.drop_outputs(event)
                 collector.finish_event(event, False)
@@ -310,23 +324,26 @@ cdef class StreamLoop:
             else:
                 collector.release()
                 collector.finish_event(event, True)
-        self.dispatcher.effect_count = 0
-        for index in range(self.intake.taken_count):
-            partition = self.intake.taken[index].partition
+        self.dispatcher.forget_first(index)
+        index = 0
+        while index < self.intake.taken_count and monotonic_ns() < until_ns:
+            record = &self.intake.taken[index]
+            index += 1
+            partition = record.partition
             if partition.task.state == TASK_RUNNING:
-                collector.begin(partition, self.intake.taken[index].message, self.intake.taken[index].life)
+                collector.begin(partition, record.message, record.life)
                 collector.activity = 0
                 collector.node = (<Source>partition.source).name
                 try:
                     (<Source>partition.source).receive(collector)
                 except BaseException as error:
                     collector.abandon()
-                    self._fail(partition.task, partition, self.intake.taken[index].message.offset, collector.node, collector.activity, error)
+                    self._fail(partition.task, partition, record.message.offset, collector.node, collector.activity, error)
                 else:
                     collector.release()
             # Else its task ended while it waited here, and its offset stays incomplete.
-            collector.spend_message(self.intake.taken[index].message)
-        self.intake.taken_count = 0
+            collector.spend_message(record.message)
+        self.intake.forget_first(index)
         collector.collect_garbage()
         return 0
 

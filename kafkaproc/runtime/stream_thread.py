@@ -37,6 +37,7 @@ from kafkaproc._core.task_runtime import TaskRuntime
 from kafkaproc._core.task_table import PartitionOpening
 from kafkaproc.app import App
 from kafkaproc.errors import (
+    BrokerError,
     DeserializationError,
     KafkaprocError,
     RecordError,
@@ -74,6 +75,9 @@ SNAPSHOT_INTERVAL_MS: Final = 50
 """How stale a published offset may be: records finished in this time run again after a crash."""
 
 WORKERS_STOP_S: Final = 5.0
+
+PRODUCER_CONNECT_MS: Final = 1_000
+"""How long a start waits at most for a broker's answer to the producer; without one it goes on."""
 
 GC_THRESHOLDS: Final = (50_000, 20, 50)
 """Allocations before the youngest generation is collected, and so on: see gc.set_threshold."""
@@ -150,7 +154,7 @@ class StreamThread:
         asyncio_wakeup_fd = self._eventfd(os.EFD_NONBLOCK)
         blocking_pool_fd = self._eventfd(os.EFD_SEMAPHORE)
         client_id = self._start.client_id
-        # The producer first: its producer id takes half a second to come.
+        # The producer first: it is the one that takes its time (see _connect_producer).
         self._producer = NativeProducer(
             settings.producer_conf() | {"client.id": f"{client_id}-producer"}, wakeup_fd=records_fd
         )
@@ -195,6 +199,7 @@ class StreamThread:
             on_failure=self._on_worker_failure,
         )
         self._workers.start()
+        self._connect_producer()
         # A thousand coroutines in flight are a live set that the default thresholds walk after every 700 allocations.
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
@@ -236,6 +241,13 @@ class StreamThread:
                 os.close(fd)
         if self._shutting_down:
             self._channel.send(Stopped())
+
+    def _connect_producer(self) -> None:
+        """An idempotent producer without a connection asks for its id on a timer: the first output would wait."""
+        topics = [sink.topic for each in self._topology.subtopologies for sink in each.sinks]
+        for topic in [topic for topic in topics if topic is not None][:1]:
+            with contextlib.suppress(BrokerError):
+                self._producer.partition_count(topic, PRODUCER_CONNECT_MS)
 
     def _stage(self, index: int, node: ProcessorNode) -> Stage:
         options = node.options
@@ -366,7 +378,7 @@ class StreamThread:
     def _begin_close(self, task_ids: tuple[str, ...], deadline_ms: int) -> None:
         known = tuple(task_id for task_id in task_ids if task_id in self._tasks)
         for task_id in known:
-            self._loop.tasks.begin_close(task_id)
+            self._loop.begin_close(task_id)
         self._closings.append(_Closing(task_ids, time.monotonic_ns() + deadline_ms * 1_000_000))
         if deadline_ms == 0 or self._failed:
             self._finish_close(self._closings.pop(), drained=False)
@@ -381,7 +393,7 @@ class StreamThread:
                     continue
                 for task_id in running:
                     closing.drained = False
-                    self._loop.tasks.fence(task_id)
+                    self._loop.fence(task_id)
                 closing.snapshot = self._loop.publisher.request_snapshot()
             elif self._loop.publisher.published >= closing.snapshot or now >= closing.deadline_ns:
                 self._closings.remove(closing)
@@ -412,7 +424,7 @@ class StreamThread:
         for task_id in closing.task_ids:
             task = self._tasks.pop(task_id, None)
             if task is not None:
-                self._loop.tasks.fence(task_id)
+                self._loop.fence(task_id)
                 self._loop.remove_task(task_id)
                 self._close_runtime(task)
         self._channel.send(TasksClosed(closing.task_ids, drained))

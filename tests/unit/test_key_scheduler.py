@@ -82,7 +82,21 @@ def test_i1_a_retry_runs_before_its_keys_other_events() -> None:
     item = start(scheduler)
     scheduler.again(item)
     assert scheduler.waiting_count == 4
-    assert started_payloads(scheduler) == ["other", 0, 1, 2]
+    assert started_payloads(scheduler) == [0, 1, 2, "other"]
+
+
+def test_the_oldest_event_that_may_start_starts_first() -> None:
+    """So a key with half of all records gets its share, and its backlog does not hold the committable offset back."""
+    scheduler = KeyScheduler()
+    for i in range(100):
+        schedule(scheduler, b"hot", ("hot", i))
+        schedule(scheduler, b"cold-%d" % i, ("cold", i))
+    hot = start(scheduler)
+    colds = [start(scheduler) for _ in range(10)]
+    scheduler.done(hot)
+    scheduler.done(colds[0])
+    assert start(scheduler).payload == ("hot", 1)
+    assert start(scheduler).payload == ("cold", 10)
 
 
 def test_i1_keys_are_compared_by_their_bytes() -> None:

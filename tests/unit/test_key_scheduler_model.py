@@ -51,10 +51,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler = KeyScheduler(max_items, max_bytes, mode)
         self.max_items, self.max_bytes, self.mode = max_items, max_bytes, mode
         self.queues: dict[Domain, deque[ScheduledItem]] = {}
-        self.ready: deque[ScheduledItem] = deque()
+        self.ready: list[ScheduledItem] = []
         self.running: list[ScheduledItem] = []
         self.incarnations = {owner: 0 for owner in range(4)}
         self.sequence = 0
+
+    def take_oldest(self) -> ScheduledItem | None:
+        """Of what may start, the item that was scheduled first: a key with a backlog is not served last."""
+        if not self.ready:
+            return None
+        oldest = min(self.ready, key=lambda item: item.payload)
+        self.ready.remove(oldest)
+        return oldest
 
     def domain(self, item: ScheduledItem) -> Domain | None:
         if item.key is None and self.mode is NullKeyMode.UNORDERED:
@@ -98,7 +106,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def start(self, count: int) -> None:
         for _ in range(count):
             item = self.scheduler.next()
-            assert item is (self.ready.popleft() if self.ready else None)
+            assert item is self.take_oldest()
             if item is not None:
                 self.running.append(item)
 
@@ -135,7 +143,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for domain in {self.domain(item) for item in dropped}:
             of_one_key = [item.payload for item in dropped if self.domain(item) == domain]
             assert of_one_key == sorted(of_one_key)
-        self.ready = deque(item for item in self.ready if item.owner != owner)
+        self.ready = [item for item in self.ready if item.owner != owner]
         self.queues = {domain: queue for domain, queue in self.queues.items() if domain[0] != owner}
         self.incarnations[owner] += 1
 
@@ -158,7 +166,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         while (item := self.scheduler.next()) is not None or self.running:
             if item is not None:
-                assert item is self.ready.popleft()
+                assert item is self.take_oldest()
                 self.running.append(item)
             running = self.running.pop()
             self.scheduler.done(running)
