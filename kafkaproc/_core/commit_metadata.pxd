@@ -36,7 +36,7 @@ cdef struct IncompleteReader:
     int64_t remaining_count
     uint32_t digit                          # bits of the current character not yet used
     int digit_bits
-    int rice_bits                           # -1: the body is a bitmap
+    int rice_bits
 
 cdef enum:
     INCOMPLETE_END = -1                     # all were read, and the text agrees with its header

@@ -14,25 +14,24 @@ the text needs no quoting anywhere.
         6  incomplete_count
         6  leader_epoch + 1 of the highest polled record
        11  stream time in milliseconds, two's complement
-        1  form of the body: 0 .. 62 = list with so many Rice bits, 63 = bitmap
-        …  body
+        1  k: how many low bits of a distance are written as they are
+        …  the incomplete offsets
 
-The body is the shorter of two forms.
+The offsets are written as the distances between neighbouring incomplete ones (less one; the first from the base),
+Rice-coded: the distance's high part in unary (ones, then a zero), then its low k bits; most significant bit first.
+With k = 0 this is a bitmap, a zero where an offset is incomplete and a one where it is complete; with a larger k, a
+list of numbers of k + 1 bits and more.
 
-- *Bitmap*: one bit an offset of the span, set where it is incomplete; a character's lowest bit is its lowest offset.
-- *List*: the distances between neighbouring incomplete offsets (less one; the first from the base), Rice-coded: the
-  distance's high part in unary (ones, then a zero), then its low `k` bits; most significant bit first.
-
-Both lengths have a bound that depends on the count n and the span S alone. The bitmap has S bits. In the list the
-distances sum up to at most V = S - n, and each is cut to its high part, so it has at most n * (k + 1) + (V >> k) bits.
-A completed record lowers n and may lower S. For one k, that lowers the list's bound: with n, n * (k + 1) falls by k + 1
-and V >> k rises by one at most; with S, V falls. So it lowers the least of the bounds, too. That is why intake alone
-decides whether a set can be written, and a commit never finds that it cannot. In 24,000 bits any span of 24,000 fits,
-and any 2,200 incomplete offsets in a span of 1,000,000.
+The length has a bound that depends on the count n of incomplete offsets and the span S alone: the distances sum up to
+at most V = S - n, and each is cut to its high part, so there are at most n * (k + 1) + (V >> k) bits. A completed record
+lowers n and may lower S. For one k, that lowers the bound: with n, n * (k + 1) falls by k + 1 and V >> k rises by one at
+most; with S, V falls. So it lowers the least of the bounds, too. That is why intake alone decides whether a set can be
+written, and a commit never finds that it cannot. In 24,000 bits any span of 24,000 fits (k = 0), and any 2,200
+incomplete offsets in a span of 1,000,000 (k = 8).
 
 Tried and rejected: varint distances (to know their length takes the neighbours of each completed offset, and they hold a
 third less); run lengths and general compression (their worst case is known only after the fact, which is how a set
-comes to be dropped at a commit).
+comes to be dropped at a commit); a bitmap beside the list (it is the list with k = 0).
 """
 
 from dataclasses import dataclass
@@ -52,7 +51,6 @@ cdef enum:
     CRC_CHARS = 6
     TOPIC_ID_CHARS = 22
     HEADER_CHARS = 72
-    FORM_BITMAP = 63
     RICE_BITS_MAX = 31          # 2 ** 30 offsets never ask for more
 
 cdef const char *DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -94,7 +92,7 @@ cdef inline int _bit_length(uint64_t value) noexcept nogil:
 
 
 cdef inline int _best_rice_bits(int64_t count, int64_t span) noexcept nogil:
-    """The k for which the list's bound is smallest.
+    """The k for which the bound is smallest.
 
     One more bit costs n and saves ceil((V >> k) / 2), which falls with k: the bound is convex, and its smallest value
     lies at the first k with (V >> k) <= 2 n. Equal bit lengths decide that up to one step.
@@ -109,8 +107,8 @@ cdef inline int _best_rice_bits(int64_t count, int64_t span) noexcept nogil:
     return bits
 
 
-cdef inline int64_t _list_bits(int64_t count, int64_t span) noexcept nogil:
-    """The most bits that the list needs for `count` incomplete offsets anywhere in `span`."""
+cdef inline int64_t _set_bits(int64_t count, int64_t span) noexcept nogil:
+    """The most bits that `count` incomplete offsets take, wherever they lie in `span`. Never more than `span` (k = 0)."""
     cdef int bits
     if count == 0:
         return 0
@@ -119,7 +117,7 @@ cdef inline int64_t _list_bits(int64_t count, int64_t span) noexcept nogil:
 
 
 cdef bint metadata_fits(int64_t incomplete_count, int64_t span, int64_t body_bits) noexcept nogil:
-    return span <= body_bits or _list_bits(incomplete_count, span) <= body_bits
+    return span <= body_bits or _set_bits(incomplete_count, span) <= body_bits
 
 
 cdef int64_t metadata_body_bits(int64_t budget) noexcept nogil:
@@ -171,7 +169,7 @@ cdef inline void _put_rice(BitWriter *writer, uint64_t value, int rice_bits) noe
     _put_bits(writer, value & ((<uint64_t> 1 << rice_bits) - 1), rice_bits)
 
 
-cdef char *_put_list(
+cdef char *_put_distances(
     char *out, const MetadataHeader *header, const BitRing *incomplete, int rice_bits
 ) noexcept nogil:
     cdef BitWriter writer
@@ -197,34 +195,15 @@ cdef char *_put_list(
     return writer.out
 
 
-cdef char *_put_bitmap(char *out, const MetadataHeader *header, const BitRing *incomplete) noexcept nogil:
-    """Bits past the span are zero in the ring, so the last character needs no mask."""
-    cdef uint64_t offset = <uint64_t> header.base
-    cdef uint64_t end = offset + <uint64_t> header.span
-    cdef uint64_t bits
-    cdef int shift
-    while offset < end:
-        shift = <int> (offset & 63)
-        bits = incomplete.words[(offset >> 6) & incomplete.word_mask] >> shift
-        if shift > 64 - DIGIT_BITS and offset + <uint64_t> (64 - shift) < end:
-            bits |= incomplete.words[((offset >> 6) + 1) & incomplete.word_mask] << (64 - shift)
-        out[0] = DIGITS[bits & 63]
-        out += 1
-        offset += DIGIT_BITS
-    return out
-
-
 cdef Py_ssize_t metadata_encode(
     const MetadataHeader *header, const BitRing *incomplete, char *out, Py_ssize_t capacity
 ) noexcept nogil:
-    cdef int64_t list_bits = _list_bits(header.incomplete_count, header.span)
-    cdef bint is_bitmap = header.span < list_bits
-    cdef int64_t body_bits = header.span if is_bitmap else list_bits
+    cdef int64_t set_bits = _set_bits(header.incomplete_count, header.span)
     cdef int rice_bits = 0
     cdef char *cursor = out + MAGIC_CHARS + CRC_CHARS
-    if HEADER_CHARS + (body_bits + DIGIT_BITS - 1) // DIGIT_BITS > capacity:
+    if HEADER_CHARS + (set_bits + DIGIT_BITS - 1) // DIGIT_BITS > capacity:
         return -1
-    if not is_bitmap and header.incomplete_count:
+    if header.incomplete_count:
         rice_bits = _best_rice_bits(header.incomplete_count, header.span)
     cursor = _put_topic_id(cursor, header.topic_id)
     cursor = _put_number(cursor, <uint64_t> header.base, 11)
@@ -232,11 +211,8 @@ cdef Py_ssize_t metadata_encode(
     cursor = _put_number(cursor, <uint64_t> header.incomplete_count, 6)
     cursor = _put_number(cursor, <uint64_t> (<int64_t> header.leader_epoch + 1), 6)
     cursor = _put_number(cursor, <uint64_t> header.stream_time_ms, 11)
-    cursor = _put_number(cursor, FORM_BITMAP if is_bitmap else rice_bits, 1)
-    if is_bitmap:
-        cursor = _put_bitmap(cursor, header, incomplete)
-    else:
-        cursor = _put_list(cursor, header, incomplete, rice_bits)
+    cursor = _put_number(cursor, rice_bits, 1)
+    cursor = _put_distances(cursor, header, incomplete, rice_bits)
     memcpy(out, MAGIC, MAGIC_CHARS)
     _put_number(
         out + MAGIC_CHARS,
@@ -273,7 +249,7 @@ cdef int metadata_decode(
 ) noexcept nogil:
     cdef const unsigned char *chars = <const unsigned char *> text
     cdef Py_ssize_t i
-    cdef int form
+    cdef int rice_bits
     if length == 0:
         return METADATA_EMPTY
     if length < MAGIC_CHARS:
@@ -297,14 +273,14 @@ cdef int metadata_decode(
     header.incomplete_count = <int64_t> _get_number(chars + 17, 6)
     header.leader_epoch = <int32_t> (<int64_t> _get_number(chars + 23, 6) - 1)
     header.stream_time_ms = <int64_t> _get_number(chars + 29, 11)
-    form = <int> _get_number(chars + 40, 1)
+    rice_bits = <int> _get_number(chars + 40, 1)
     if header.base < 0 or header.span > METADATA_SPAN_MAX or header.incomplete_count > header.span:
         return METADATA_CORRUPT
     if header.base > INT64_MAX - METADATA_SPAN_MAX:
         return METADATA_CORRUPT
     if _get_number(chars + 23, 6) > <uint64_t> 1 << 31:
         return METADATA_CORRUPT
-    if form != FORM_BITMAP and form > RICE_BITS_MAX:
+    if rice_bits > RICE_BITS_MAX:
         return METADATA_CORRUPT
     reader.text = chars + 41
     reader.text_end = <const unsigned char *> text + length
@@ -313,7 +289,7 @@ cdef int metadata_decode(
     reader.remaining_count = header.incomplete_count
     reader.digit = 0
     reader.digit_bits = 0
-    reader.rice_bits = -1 if form == FORM_BITMAP else form
+    reader.rice_bits = rice_bits
     return METADATA_OURS
 
 
@@ -326,38 +302,15 @@ cdef inline bint _next_digit(IncompleteReader *reader) noexcept nogil:
     return True
 
 
-cdef int64_t _next_in_bitmap(IncompleteReader *reader) noexcept nogil:
-    cdef int step
-    while reader.digit == 0:
-        # What is left of a character holds no further incomplete offset.
-        reader.next_offset += reader.digit_bits
-        reader.digit_bits = 0
-        if not _next_digit(reader):
-            # The text covers the span to its last character, and no further.
-            if reader.remaining_count or reader.next_offset < reader.span_end or (
-                reader.next_offset >= reader.span_end + DIGIT_BITS
-            ):
-                return INCOMPLETE_CORRUPT
-            return INCOMPLETE_END
-    step = __builtin_ctzll(reader.digit) + 1
-    reader.digit >>= step
-    reader.digit_bits -= step
-    reader.next_offset += step
-    if reader.next_offset > reader.span_end or reader.remaining_count == 0:
-        return INCOMPLETE_CORRUPT
-    reader.remaining_count -= 1
-    return reader.next_offset - 1
-
-
 cdef inline int _get_bit(IncompleteReader *reader) noexcept nogil:
-    """The next bit of the list, or -1 where the text ends."""
+    """The next bit, or -1 where the text ends."""
     if reader.digit_bits == 0 and not _next_digit(reader):
         return -1
     reader.digit_bits -= 1
     return (reader.digit >> reader.digit_bits) & 1
 
 
-cdef int64_t _next_in_list(IncompleteReader *reader) noexcept nogil:
+cdef int64_t metadata_next_incomplete(IncompleteReader *reader) noexcept nogil:
     cdef int64_t distance = 0
     cdef int64_t offset
     cdef int bit, i
@@ -384,10 +337,6 @@ cdef int64_t _next_in_list(IncompleteReader *reader) noexcept nogil:
     reader.next_offset = offset + 1
     reader.remaining_count -= 1
     return offset
-
-
-cdef int64_t metadata_next_incomplete(IncompleteReader *reader) noexcept nogil:
-    return _next_in_bitmap(reader) if reader.rice_bits < 0 else _next_in_list(reader)
 
 
 # For the supervisor and its tools

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# The key scheduler of one async stage in one stream thread: FIFO a key, the oldest ready item first. See key_scheduler.pyx.
+# The key scheduler of one async stage in one stream thread: FIFO a key, the oldest ready item first. See the .pyx.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -35,7 +35,7 @@ cdef enum:
 cdef Scheduler *scheduler_new(int64_t max_items, int64_t max_bytes, int null_key_mode) noexcept nogil
 cdef void scheduler_free(Scheduler *scheduler) noexcept nogil          # the items are the owner's, who drops them first
 cdef int scheduler_schedule(Scheduler *scheduler, SchedulerItem *item) noexcept nogil
-# The next item that may start, which counts as running from here; NULL when none is ready. FIFO over keys.
+# The oldest item that may start, which counts as running from here; NULL when none is ready.
 cdef SchedulerItem *scheduler_next(Scheduler *scheduler) noexcept nogil
 # The running item is finished: its key's next item becomes ready.
 cdef void scheduler_done(Scheduler *scheduler, SchedulerItem *item) noexcept nogil

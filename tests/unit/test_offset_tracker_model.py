@@ -42,19 +42,20 @@ def read_commit(text: str) -> tuple[range, set[int]]:
     """The offsets that a commit speaks about, and those of them that it calls incomplete, read by the book."""
     assert text.startswith("kp1")
     assert number(text[3:9]) == zlib.crc32(text[9:].encode())
-    base, span, count, form = number(text[31:42]), number(text[42:48]), number(text[48:54]), number(text[71])
-    if form == 63:
-        bits = "".join(f"{ALPHABET.index(character):06b}"[::-1] for character in text[72:])
-        incomplete = {base + i for i, bit in enumerate(bits) if bit == "1"}
-    else:
-        bits = "".join(f"{ALPHABET.index(character):06b}" for character in text[72:])
-        incomplete, offset = set(), base
-        for _ in range(count):
-            high, bits = bits.split("0", 1)
-            low, bits = bits[:form], bits[form:]
-            offset += (len(high) << form) + int(low or "0", 2)
-            incomplete.add(offset)
-            offset += 1
+    base, span, count, rice_bits = (
+        number(text[31:42]),
+        number(text[42:48]),
+        number(text[48:54]),
+        number(text[71]),
+    )
+    bits = "".join(f"{ALPHABET.index(character):06b}" for character in text[72:])
+    incomplete, offset = set(), base
+    for _ in range(count):
+        high, bits = bits.split("0", 1)
+        low, bits = bits[:rice_bits], bits[rice_bits:]
+        offset += (len(high) << rice_bits) + int(low or "0", 2)
+        incomplete.add(offset)
+        offset += 1
     assert len(incomplete) == count
     return range(base, base + span), incomplete
 
