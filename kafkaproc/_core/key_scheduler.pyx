@@ -13,7 +13,6 @@
 
 - The oldest ready item starts first. A list of keys, each served in turn, was tried: a key with half of all records then
   gets one turn in as many as there are keys, its backlog grows to the intake rule's end, and the partition stops there.
-
 - An entry exists exactly while its key has items, and its key bytes are those of its head: no copy, and no memory for
   keys that are idle.
 - A running item stays its key's head until it is done; so it blocks its own key and nothing else.
