@@ -79,7 +79,7 @@ class Sources:
             names = ", ".join(missing)
             raise TopicError(
                 f"Missing source topics: {names}. Create them (kafka-topics.sh --create --topic {missing[0]} …), "
-                "or correct the names in the application"
+                "correct the names in the application, or grant this client DESCRIBE and READ on them"
             )
         if not self.named_topics and not self.resolve(existing):
             patterns = ", ".join(repr(source.pattern) for source in self._topology.sources)

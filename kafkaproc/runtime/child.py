@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stream-thread process from its first instruction to `stream_thread.run`.
 
-    python -m kafkaproc.runtime.child CHANNEL_FD SEGMENT_FD SUPERVISOR_PID
+    python -m kafkaproc.runtime.child CHANNEL_FD SEGMENT_FD [OTHER_FD ...] SUPERVISOR_PID
+
+The other descriptors (the lock of the instance's directory) are only held, for as long as the process lives.
 
 It lives for its supervisor: it dies with it (PR_SET_PDEATHSIG, and the channel's end for what that cannot see), and
 signals of the terminal or of a service manager are the supervisor's business, which then says Shutdown.
@@ -39,8 +41,10 @@ Run = Callable[[Channel, int, Start, App], None]
 
 def main(arguments: Sequence[str], run: Run | None = None) -> int:
     """Runs the process, and `stream_thread.run` in it; tests of the supervisor put another `run` there."""
-    channel_fd, segment_fd, supervisor_pid = map(int, arguments)
+    channel_fd, segment_fd, *others, supervisor_pid = map(int, arguments)
     die_with(supervisor_pid)
+    for fd in (channel_fd, segment_fd, *others):
+        os.set_inheritable(fd, False)  # programs that the user's functions start must not hold them
     _leave_signals_to_the_supervisor()
     channel = stream_thread_end(channel_fd)
     try:

@@ -43,9 +43,6 @@ FETCH_RETRY_S: Final = 0.5
 ANSWER_POLL_S: Final = 0.02
 """How soon a rebalance goes on once it is answered."""
 
-_ANSWER_GRACE_S: Final = 5.0
-"""Beyond the supervisor's own deadline: it answers by then, unless it is dead."""
-
 
 @dataclass(frozen=True)
 class PartitionsAssigned:
@@ -98,6 +95,9 @@ GroupEvent = (
 )
 
 
+_INTERRUPTED: Final = CommitFailure(OVERTAKEN, "interrupted by a rebalance", False)
+
+
 @dataclass
 class _Commit:
     """One under way: requests that are not answered yet, the first of them sent."""
@@ -108,7 +108,7 @@ class _Commit:
 
 
 class GroupMembership:
-    """See the module. `close_deadline_s` is how long the supervisor may take to close revoked tasks."""
+    """See the module. `answer_timeout_s` is how long a rebalance waits for the supervisor."""
 
     def __init__(
         self,
@@ -118,13 +118,13 @@ class GroupMembership:
         sources: Sources,
         post: Callable[[GroupEvent], None],
         *,
-        close_deadline_s: float,
+        answer_timeout_s: float,
     ) -> None:
         self._settings = settings
         self._admin = admin
         self._sources = sources
         self._post = post
-        self._answer_timeout_s = close_deadline_s + _ANSWER_GRACE_S
+        self._answer_timeout_s = answer_timeout_s
         self._unprepared: set[TopicPartition] = set()
         self._prepare_again_at = 0.0
         self._topics: frozenset[str] = frozenset()
@@ -246,15 +246,20 @@ class GroupMembership:
         """A rebalance callback cannot wait for the answer to an asynchronous commit."""
         commit, self._commit = self._commit, None
         if commit is not None:
-            interrupted = CommitFailure(OVERTAKEN, "interrupted by a rebalance", False)
             for request in commit.requests:
-                commit.failures.update(dict.fromkeys(request, interrupted))
+                commit.failures.update(dict.fromkeys(request, _INTERRUPTED))
             self._post(CommitResult(commit.pairs, commit.failures))
 
-    def _commit_inside_callback(self) -> None:
+    def _give_up_requests(self) -> None:
+        """What was submitted before the supervisor knew that partitions are gone must not be sent after."""
+        while not self._requests.empty():
+            pairs = self._requests.get()
+            self._post(CommitResult(pairs, dict.fromkeys(pairs, _INTERRUPTED)))
+
+    def _commit_inside_callback(self, timeout_s: float) -> None:
         """What the supervisor submits while a callback waits for it."""
         try:
-            pairs = self._requests.get(timeout=ANSWER_POLL_S)
+            pairs = self._requests.get(timeout=timeout_s)
         except queue.Empty:
             return
         failures: dict[TopicPartition, CommitFailure] = {}
@@ -288,5 +293,9 @@ class GroupMembership:
             if time.monotonic() >= deadline:
                 names = [str(partition) for partition in sorted(event.partitions)]
                 log.error("partitions are handed over unanswered", extra={"partitions": names})
-                return
-            self._commit_inside_callback()
+                break
+            if isinstance(event, PartitionsRevoked):
+                self._commit_inside_callback(ANSWER_POLL_S)
+            else:
+                event.answered.wait(ANSWER_POLL_S)
+        self._give_up_requests()

@@ -11,16 +11,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 from kafkaproc.runtime.commits import Commits
 from kafkaproc.runtime.group import PartitionsRevoked
 from kafkaproc.runtime.task_board import PlacedTask
 
 log = logging.getLogger(__name__)
-
-COMMIT_WAIT_MS: Final = 10_000
-"""How long the last commit may take."""
 
 
 @dataclass
@@ -34,12 +30,15 @@ class _Handover:
 class Handovers:
     """All that are under way. Owned by the supervisor's main thread.
 
-    `is_placed` says whether a stream thread still has a task.
+    `is_placed` says whether a stream thread still has a task; the last commit may take `commit_wait_ms`.
     """
 
-    def __init__(self, commits: Commits, is_placed: Callable[[PlacedTask], bool]) -> None:
+    def __init__(
+        self, commits: Commits, is_placed: Callable[[PlacedTask], bool], commit_wait_ms: int
+    ) -> None:
         self._commits = commits
         self._is_placed = is_placed
+        self._commit_wait_ns = commit_wait_ms * 1_000_000
         self._handovers: list[_Handover] = []
 
     def __len__(self) -> int:
@@ -62,7 +61,7 @@ class Handovers:
             due = self._commits.ledger.awaited(partitions)
             if due:
                 if handover.until_ns is None:
-                    handover.until_ns = now_ns + COMMIT_WAIT_MS * 1_000_000
+                    handover.until_ns = now_ns + self._commit_wait_ns
                     self._commits.hurry(now_ns)
                 if now_ns < handover.until_ns:
                     continue

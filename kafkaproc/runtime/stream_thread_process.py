@@ -129,7 +129,7 @@ class StreamThreadProcess:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_SIGNALS)
         try:
             self._process = subprocess.Popen(
-                [*self._command, *map(str, fds[:2]), str(os.getpid())],
+                [*self._command, *map(str, fds), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=fds,
             )

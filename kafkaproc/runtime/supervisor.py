@@ -42,7 +42,7 @@ from kafkaproc.runtime.group import (
     PartitionsLost,
     PartitionsRevoked,
 )
-from kafkaproc.runtime.handovers import COMMIT_WAIT_MS, Handovers
+from kafkaproc.runtime.handovers import Handovers
 from kafkaproc.runtime.identity import InstanceDirectory
 from kafkaproc.runtime.lease import Lease, lease_timeout_ms
 from kafkaproc.runtime.lifecycle import InstanceState, Lifecycle
@@ -80,6 +80,12 @@ MS: Final = 1_000_000
 CLOSE_GRACE_MS: Final = 2_000
 """Beyond the deadline that a stream thread was given to close tasks: then it is killed, since it could go on writing
 for a partition that another instance works on by now. What it has published is committed as ever."""
+
+COMMIT_WAIT_MS: Final = 10_000
+"""How long the last commit of a handover, or of the instance, may take."""
+
+ANSWER_GRACE_S: Final = 1.0
+"""The supervisor answers a revocation within its own deadlines, unless its loop is starved."""
 
 STOP_GRACE_MS: Final = 8_000
 """The same at the end of the instance, when clients and I/O workers are closed as well."""
@@ -136,13 +142,17 @@ class Supervisor:
         self._directory = directory
         self._signals = signals
         self._client_id = settings.client_id or f"{settings.application_id}-{directory.instance_id}"
+        # A revocation takes up to the three together, and the group waits for max_poll_interval_ms.
         self._close_ms = min(settings.shutdown_timeout_ms, settings.max_poll_interval_ms // 3)
+        self._close_grace_ms = min(CLOSE_GRACE_MS, settings.max_poll_interval_ms // 6)
+        commit_wait_ms = min(COMMIT_WAIT_MS, settings.max_poll_interval_ms // 6)
+        self._handover_ms = self._close_ms + self._close_grace_ms + commit_wait_ms
         self._lifecycle = Lifecycle()
         self._lease = Lease(lease_timeout_ms(settings), time.monotonic_ns())
         self._sources = Sources(topology)
         self._board = TaskBoard(self._sources, settings.num_stream_threads)
         self._commits = Commits(settings.commit_interval_ms, self._read_all_slots)
-        self._handovers = Handovers(self._commits, self._board.is_placed)
+        self._handovers = Handovers(self._commits, self._board.is_placed, commit_wait_ms)
         self._task_starts = TaskStarts(settings, self._sources, self._commits.ledger)
         self._selector = selectors.DefaultSelector()
         sizes = SegmentSizes(topology, settings)
@@ -163,6 +173,7 @@ class Supervisor:
         self._quiet_until_ns: dict[str, int] = {}
         self._signalled = False
         self._last_commit_until_ns: int | None = None
+        self._last_commit_failed = False
         self._leaving = False
         self._finished = False
         self._exit_code = EXIT_OK
@@ -315,7 +326,7 @@ class Supervisor:
                 self._admin,
                 self._sources,
                 self._post,
-                close_deadline_s=(self._close_ms + CLOSE_GRACE_MS + COMMIT_WAIT_MS) / 1000,
+                answer_timeout_s=self._handover_ms / 1000 + ANSWER_GRACE_S,
             )
         except KafkaprocError as error:
             self._fail(error)
@@ -503,7 +514,7 @@ class Supervisor:
         by_thread: dict[int, list[str]] = {}
         for task in self._board.mark_closing(tasks):
             by_thread.setdefault(task.thread, []).append(str(task.task_id))
-        until = time.monotonic_ns() + (deadline_ms + CLOSE_GRACE_MS) * MS
+        until = time.monotonic_ns() + (deadline_ms + self._close_grace_ms) * MS
         for index, task_ids in by_thread.items():
             thread = self._threads[index]
             self._threads.send(thread, CloseTasks(tuple(task_ids), deadline_ms))
@@ -568,14 +579,15 @@ class Supervisor:
         """When the processes are gone: the last commit, then out of the group."""
         if self._leaving or self._threads.alive:
             return
-        if not self._commits.idle:
+        if not self._commits.idle and not self._last_commit_failed:
             if self._last_commit_until_ns is None:
                 self._last_commit_until_ns = now + COMMIT_WAIT_MS * MS
             if now < self._last_commit_until_ns:
                 return
+            self._last_commit_failed = True
             log.error("the last commit did not go through: what it would have said runs again")
+        self._last_commit_until_ns = None
         if len(self._handovers) == 0:
-            self._last_commit_until_ns = None
             self._leaving = True
             threading.Thread(target=self._leave_group, name="leaving", daemon=True).start()
 

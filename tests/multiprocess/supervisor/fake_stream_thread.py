@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stream-thread process that reads no record, for tests of the supervisor: it obeys, publishes, and misbehaves.
 
-    python fake_stream_thread.py BEHAVIOUR LOG_FILE CHANNEL_FD SEGMENT_FD SUPERVISOR_PID
+    python fake_stream_thread.py BEHAVIOUR LOG_FILE CHANNEL_FD SEGMENT_FD LOCK_FD SUPERVISOR_PID
 
 Every task pretends to complete STEP offsets a tick, and to have one event in flight. What happens is appended to
 LOG_FILE, a JSON object a line. Behaviours:
