@@ -16,6 +16,7 @@ and must not report a failure, unless the test says that it expects one.
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import select
@@ -135,7 +136,10 @@ class Bench:
     def __init__(self, cluster: MockCluster) -> None:
         self.cluster = cluster
         self.partitions: dict[str, int] = {}
-        self._producer = NativeProducer({"bootstrap.servers": cluster.bootstrap_servers, "linger.ms": 0})
+        # Not idempotent: a producer id is asked for on a timer of half a second.
+        self._producer = NativeProducer(
+            {"bootstrap.servers": cluster.bootstrap_servers, "linger.ms": 0, "enable.idempotence": False}
+        )
         self._readers: dict[str, _Reader] = {}
 
     def close(self) -> None:
@@ -337,6 +341,7 @@ class StreamThreadRun:
             finally:
                 channel.close()
 
+        self._gc_thresholds = gc.get_threshold()
         self._thread = threading.Thread(target=run, name="stream-thread")
         self._thread.start()
 
@@ -366,6 +371,9 @@ class StreamThreadRun:
             assert self._thread is not None
             self._thread.join(DEADLINE_S)
             assert not self._thread.is_alive()
+            # A stream-thread process freezes what it has loaded; this process goes on.
+            gc.unfreeze()
+            gc.set_threshold(*self._gc_thresholds)
         self.channel.close()
         self.segment.close()
         if self.error is not None and kind is None:
