@@ -15,7 +15,7 @@ DEBUG = os.environ.get("KAFKAPROC_DEBUG") == "1"
 SANITIZE = os.environ.get("KAFKAPROC_SANITIZE", "")
 
 compile_args = ["-std=c11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function"]
-compile_args += ["-O0", "-g3"] if DEBUG else ["-O3", "-g1", "-DNDEBUG"]
+compile_args += ["-O0", "-g3"] if DEBUG else ["-O2", "-g1", "-DNDEBUG"]
 link_args: list[str] = []
 # Their inline functions are part of every extension that cimports ring or segment.
 headers = sorted(str(path) for path in Path("csrc/include/kafkaproc").glob("*.h"))
@@ -59,6 +59,7 @@ EXTENSIONS = [
 ]
 
 setup(
+    options={"build_ext": {"parallel": len(os.sched_getaffinity(0))}},
     # The C headers become part of the wheel: kafkaproc/include is what a consumer of the .pxd files compiles with.
     packages=[*find_packages(include=["kafkaproc*"]), "kafkaproc.include", "kafkaproc.include.kafkaproc"],
     package_dir={"kafkaproc.include": "csrc/include"},
