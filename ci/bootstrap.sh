@@ -94,17 +94,23 @@ fi
 
 # The environment is made anew when Python changed, and its packages are installed anew when pyproject.toml did.
 stamp=$("$python" -c 'import sys; print(sys.version)'; cat pyproject.toml)
-if [ ! -x .venv/bin/python ] || [ "$(head -n 1 .venv/stamp 2>/dev/null)" != "$(echo "$stamp" | head -n 1)" ]; then
+same() { [ "$(cat ".venv/stamp-$1" 2>/dev/null)" = "$stamp" ]; }
+
+if [ ! -x .venv/bin/python ] || [ "$(cat .venv/python 2>/dev/null)" != "$(echo "$stamp" | head -n 1)" ]; then
     rm -rf .venv
     "$python" -m venv .venv
+    echo "$stamp" | head -n 1 >.venv/python
 fi
-if [ "$(cat .venv/stamp 2>/dev/null)" != "$stamp" ]; then
+
+extras=demo,test
+if [ "$purpose" = demo ]; then extras=demo; fi
+if same "$extras" || same demo,test; then
+    .venv/bin/python setup.py --quiet build_ext --inplace
+else
     echo "kafkaproc: installing Python packages and building the extensions"
     pip() { .venv/bin/python -m pip --disable-pip-version-check --no-input "$@"; }
     pip install -q "setuptools>=77" "Cython>=3.1" wheel
     # A plain editable install hides the .pxd files from cimport; and without isolation a rebuild needs no download.
-    pip install -q --no-build-isolation --config-settings editable_mode=compat -e '.[demo,test]'
-    echo "$stamp" >.venv/stamp
-else
-    .venv/bin/python setup.py --quiet build_ext --inplace
+    pip install -q --no-build-isolation --config-settings editable_mode=compat -e ".[$extras]"
+    echo "$stamp" >".venv/stamp-$extras"
 fi

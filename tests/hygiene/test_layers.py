@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
-from hygiene_sources import imports_of, module_name, relative, tracked_files
+from hygiene_sources import ROOT, imports_of, module_name, relative, tracked_files
 
 BASE = {"errors", "limits", "logs", "records", "serdes", "settings", "config", "units", "version"}
 
@@ -65,6 +66,27 @@ def test_only_clients_import_a_kafka_library() -> None:
     }
     # The native binding needs the library in the process, for its symbols; nothing of its Python interface.
     assert importers <= {"kafkaproc/_core/rdkafka.pyx"}
+
+
+def test_i6_what_runs_on_io_workers_reaches_no_producer_tracker_or_scheduler() -> None:
+    owned_by_the_stream_thread = {
+        f"kafkaproc._core.{module}"
+        for module in (
+            "dispatcher",
+            "intake",
+            "key_scheduler",
+            "native_producer",
+            "offset_tracker",
+            "publisher",
+            "stream_loop",
+            "task_table",
+        )
+    }
+    for name in ("kafkaproc/_core/io_worker.pyx", "kafkaproc/runtime/io_workers.py"):
+        path = ROOT / name
+        imported = {full_name.rpartition(".")[0] for _, full_name in imports_of(path)}
+        assert not imported & owned_by_the_stream_thread, name
+        assert not re.findall(r"\b(?:tracker|scheduler)_\w+\(|\bapi\.produce\w*", path.read_text()), name
 
 
 @pytest.mark.parametrize(

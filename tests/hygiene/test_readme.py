@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from hygiene_sources import ROOT
+from hygiene_sources import ROOT, relative, tracked_files
 
 from kafkaproc import serdes
 from kafkaproc.cli.main import COMMANDS
@@ -47,3 +47,10 @@ def test_every_file_that_the_documents_link_to_exists() -> None:
     for document in ("README.md", "CONTRIBUTING.md"):
         for target in re.findall(r"\]\(([\w./]+)\)", (ROOT / document).read_text()):
             assert (ROOT / target).exists(), f"{document}: {target}"
+
+
+def test_every_promise_in_the_table_has_tests_that_bear_its_number() -> None:
+    promises = re.findall(r"^\| I(\d+) \|", README, re.MULTILINE)
+    assert promises
+    tests = "".join(path.read_text() for path in tracked_files(".py") if relative(path).startswith("tests/"))
+    assert [number for number in promises if f"def test_i{number}_" not in tests] == []
