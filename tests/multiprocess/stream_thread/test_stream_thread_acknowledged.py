@@ -97,8 +97,8 @@ def test_i2_i3_every_published_offset_has_its_outputs_in_the_log(own_bench: Benc
         assert done <= {record.json["i"] for record in bench.log(sink)}
         return done
 
-    # The mock cluster does not check sequence numbers: of two requests at once it takes the second without the first, and
-    # librdkafka, which knows that no broker does so, then counts the first one as acknowledged.
+    # The mock cluster does not check sequence numbers: of two requests at once it takes the second without the
+    # first, and librdkafka, which knows that no broker does so, then counts the first one as acknowledged.
     with bench.run(app, **{"producer.max.in.flight.requests.per.connection": 1}) as thread:
         thread.assign()
         samples = 0
