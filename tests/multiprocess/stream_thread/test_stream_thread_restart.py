@@ -237,8 +237,7 @@ def test_i2_a_killed_process_leaves_its_offsets_and_what_was_in_flight(bench: Be
     began_ns = time.monotonic_ns()
     with bench.spawn(app_file) as thread:
         thread.assign()
-        thread.until(lambda: thread.counter("events_completed") == 300 - len(stuck))
-        thread.beats()
+        thread.until(lambda: thread.incomplete(source, 300) == len(stuck))
         thread.kill()
         in_flight = thread.segment.in_flight()
         assert {inputs[event.partition, event.offset]["i"] for event in in_flight} == stuck
