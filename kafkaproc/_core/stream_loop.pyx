@@ -166,6 +166,7 @@ cdef class StreamLoop:
         cdef int64_t now = monotonic_ns()
         cdef int reason
         cdef bint progress
+        self._check_lease(now)                   # a Python function, or a SIGSTOP, may have taken long
         while True:
             self.iteration_count += 1
             progress = False
@@ -185,13 +186,18 @@ cdef class StreamLoop:
                 reason = self._check(now, until_ns)
                 if reason:
                     return reason
-            if self.intake.taken_count or self.dispatcher.effect_count or self.collector.garbage_count > GARBAGE_MAX:
+            if self.collector.garbage_count > GARBAGE_MAX:
+                return _PYTHON
+            if not self.suspended and (self.intake.taken_count or self.dispatcher.effect_count):
                 return _PYTHON
             if not progress:
                 reason = self._sleep(now, until_ns)
                 if reason:
                     return reason
                 now = monotonic_ns()
+
+    cdef void _check_lease(self, int64_t now) noexcept nogil:
+        self.suspended = segment_lease_age_ns(&self.segment.segment, now) > self.lease_timeout_ns
 
     cdef int _check(self, int64_t now, int64_t until_ns) noexcept nogil:
         """What need not be looked at every round."""
@@ -254,7 +260,7 @@ cdef class StreamLoop:
         cdef Task *task = self.tasks.first
         cdef int index
         segment_heartbeat(&self.segment.segment, now)
-        self.suspended = segment_lease_age_ns(&self.segment.segment, now) > self.lease_timeout_ns
+        self._check_lease(now)
         for index in range(self.dispatcher.stage_count):
             running += scheduler_running(self.collector.schedulers[index])
             waiting += scheduler_waiting(self.collector.schedulers[index])
