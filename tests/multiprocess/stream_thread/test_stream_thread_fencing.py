@@ -131,6 +131,32 @@ def test_a_closing_task_finishes_a_record_through_all_its_stages(bench: Bench) -
         assert len(bench.log(sink)) == 1
 
 
+def test_i2_records_that_wait_for_a_slow_function_are_not_begun_when_their_task_closes(bench: Bench) -> None:
+    source, sink = bench.topic(), bench.topic()
+    gate = Gate()
+    called: list[int] = []
+
+    def slow(value: Any) -> Any:
+        called.append(value["i"])
+        gate.wait_blocking()
+        return value
+
+    app = kp.App("test")
+    app.stream(source, key=STRING, value=JSON).map_values(slow).to(sink, value=JSON)
+    bench.feed(source, numbered(["k"] * 50))
+    with bench.run(app) as thread:
+        thread.assign()
+        thread.until(lambda: called == [0])
+        thread.begin_close("0_0")
+        gate.open()
+        assert thread.closed().drained
+        assert called == [0]
+        assert thread.committed(source)[source, 0].offset == 1
+        thread.assign(committed=thread.committed(source))
+        thread.until(lambda: thread.committable(source) == 50)
+        assert called == list(range(50))
+
+
 def test_closing_one_task_leaves_the_others_alone(bench: Bench) -> None:
     source, sink = bench.topic(2), bench.topic()
     gate = Gate()
@@ -264,6 +290,37 @@ def test_a_lease_that_ran_out_suspends_intake_and_replay_until_it_is_renewed(ben
         thread.keeps_lease = True
         thread.finish(source, 4)
         assert sorted(record.json["i"] for record in bench.outputs(sink, 4)) == [0, 1, 2, 3]
+
+
+def test_what_was_collected_before_the_lease_ran_out_is_not_replayed_after(bench: Bench) -> None:
+    """The lease runs out while the stream thread is in a function of the user's."""
+    source, sink = bench.topic(), bench.topic()
+    both, hold = Gate(), Gate()
+    calls = Calls(both)
+    replayed: list[int] = []
+
+    def below(value: Any) -> None:
+        replayed.append(value["i"])
+        hold.wait_blocking()
+
+    app = kp.App("test")
+    stream = app.stream(source, key=STRING, value=JSON).map_values(calls.function("async"))
+    stream.peek(below).to(sink, value=JSON)
+    bench.feed(source, numbered(f"k{number}" for number in range(20)))
+    with bench.run(app, lease_timeout_ms=150) as thread:
+        thread.assign()
+        thread.until(lambda: len(calls.started) == 20)
+        both.open()
+        thread.until(lambda: replayed)
+        thread.keeps_lease = False
+        timeout_ns = thread.lease_timeout_ms * 1_000_000
+        thread.until(lambda: thread.segment.lease_age_ns(time.monotonic_ns()) > timeout_ns)
+        hold.open()
+        thread.beats(3)
+        assert len(replayed) == 1
+        thread.keeps_lease = True
+        thread.finish(source, 20)
+        assert len(bench.outputs(sink, 20)) == 20
 
 
 def test_a_task_can_be_closed_while_the_lease_has_run_out(bench: Bench) -> None:
