@@ -46,8 +46,15 @@ TRANSITIONS: Final[dict[InstanceState, frozenset[InstanceState]]] = {
     InstanceState.ERROR: frozenset(),
 }
 
-ENDING: Final = frozenset({InstanceState.PENDING_SHUTDOWN, InstanceState.PENDING_ERROR})
-"""No task is started any more."""
+ENDING: Final = frozenset(
+    {
+        InstanceState.PENDING_SHUTDOWN,
+        InstanceState.NOT_RUNNING,
+        InstanceState.PENDING_ERROR,
+        InstanceState.ERROR,
+    }
+)
+"""No task is started any more; whatever is heard from the cluster in these states comes too late."""
 
 
 class Lifecycle:
