@@ -225,6 +225,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             "enable.auto.commit": "false",
             "enable.auto.offset.store": "false",
             "enable.partition.eof": "true",
+            # Kafka Streams' at-least-once reads aborted records too, and does not wait for open transactions.
+            # librdkafka's own default is read_committed.
+            "isolation.level": "read_uncommitted",
             **self._common_conf(),
             **self.client.get("consumer", {}),
         }
