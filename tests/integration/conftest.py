@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flows through the session's Kafka; each test's instances are gone at its end, and have said nothing that is a bug."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from integration_support import Flow, FlowFactory, Instance, bugs_in
+
+from kafkaproc.testing import KafkaCluster
+from kafkaproc.testing.pytest_plugin import TopicFactory
+
+
+@pytest.fixture
+def flows(kafka_cluster: KafkaCluster, kafka_topic: TopicFactory, tmp_path: Path) -> Iterator[FlowFactory]:
+    """flows(partitions=4, inputs=1, …) creates topics in the one-node cluster and returns the Flow between them."""
+    yield from _flow_factory(kafka_cluster, kafka_topic, tmp_path)
+
+
+@pytest.fixture
+def flows_of_three(
+    kafka_cluster_of_three: KafkaCluster, kafka_topic_of_three: TopicFactory, tmp_path: Path
+) -> Iterator[FlowFactory]:
+    """The same in the cluster of three nodes."""
+    yield from _flow_factory(kafka_cluster_of_three, kafka_topic_of_three, tmp_path)
+
+
+def _flow_factory(cluster: KafkaCluster, topic: TopicFactory, directory: Path) -> Iterator[FlowFactory]:
+    created: list[Flow] = []
+
+    def create(*, partitions: int = 4, inputs: int = 1, **load: object) -> Flow:
+        output = topic(partitions=2, config={"message.timestamp.type": "LogAppendTime"})
+        names = [topic(f"{output}-in-{number}", partitions) for number in range(inputs)]
+        created.append(Flow(cluster, names, output, directory / output, **load))  # type: ignore[arg-type]
+        return created[-1]
+
+    yield create
+    for flow in created:
+        flow.close()
+    _require_no_bugs(instance for flow in created for instance in flow.instances)
+
+
+def _require_no_bugs(instances: Iterator[Instance]) -> None:
+    for instance in instances:
+        bugs = bugs_in(instance.log_text)
+        assert not bugs, f"{instance.log_file}: {bugs}"

@@ -1,0 +1,404 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One application between two topics, its instances as users start them, and the books over every record.
+
+    flow = flows(partitions=4)                    two topics, a group, a load
+    instance = flow.start("--threads", "2")       python -m kafkaproc start …
+    flow.load.produce(10_000)
+    flow.finish()                                 every output came, in order, and the offsets are committed
+
+Nothing waits by sleeping: each wait has a condition and a deadline, and a failure shows what the instances logged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import orjson
+import psutil
+
+import kafkaproc
+from kafkaproc._core.commit_metadata import decode_metadata
+from kafkaproc.config import load_settings
+from kafkaproc.observability.status import InstanceStatus, PartitionStatus, ask_status
+from kafkaproc.testing import (
+    Committed,
+    KafkaCluster,
+    SequenceChecker,
+    SequenceLoad,
+    SequenceReport,
+    TopicReader,
+    committed_offsets,
+    end_offsets,
+    wait_until,
+)
+
+APPS: Final = Path(__file__).parent / "apps"
+ENRICH: Final = APPS / "enrich.py"
+
+WAIT_S: Final = 90.0
+"""For what takes seconds on an idle machine: a CI machine's two cores can be busy with other things."""
+
+LOG_TAIL_LINES: Final = 40
+
+_SIGNS_OF_A_BUG: Final = (
+    f"{Path(kafkaproc.__file__).parent}/",
+    "this is a bug",
+    "please report this",
+    "still open",
+    "Exception ignored",
+    "handed over unanswered",
+)
+
+
+def bugs_in(log: str) -> list[str]:
+    """Lines that no log may hold, whatever was killed: first of all a frame of ours in a traceback."""
+    return [line for line in log.splitlines() if any(sign in line for sign in _SIGNS_OF_A_BUG)]
+
+
+class Instance:
+    """One `kafkaproc start`: a process group of its own, with a state directory and a log file."""
+
+    def __init__(
+        self, arguments: list[str], environment: Mapping[str, str], state_dir: Path, log: Path, group: str
+    ) -> None:
+        self.state_dir = state_dir
+        self.log_file = log
+        self._settings = load_settings({"application_id": group, "state_dir": str(state_dir)})
+        with log.open("ab") as stream:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "kafkaproc", "start", *arguments],
+                env={**os.environ, **environment, "KAFKAPROC_STATE_DIR": str(state_dir)},
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+            )
+        self.started_at = time.time()
+
+    # --- what it says -----
+
+    @property
+    def log_text(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def log_lines(self) -> Iterator[dict[str, Any]]:
+        """The log's JSON lines; what is none is left out."""
+        for line in self.log_text.splitlines():
+            if line.startswith("{"):
+                yield json.loads(line)
+
+    def logged(self, text: str) -> list[dict[str, Any]]:
+        return [line for line in self.log_lines() if text in line["message"]]
+
+    def status(self) -> InstanceStatus | None:
+        return ask_status(self._settings)
+
+    def partitions(self) -> list[PartitionStatus]:
+        status = self.status()
+        return list(status.partitions) if status is not None else []
+
+    def counter(self, name: str) -> int:
+        """The sum of a counter over the stream threads."""
+        status = self.status()
+        return sum(thread.counters.get(name, 0) for thread in status.threads) if status is not None else 0
+
+    # --- what it is -----
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def wait_until(self, condition: Callable[[], object], what: str, timeout_s: float = WAIT_S) -> None:
+        """As `wait_until`, but fails at once, with the log, where the instance ends first."""
+
+        def met() -> bool:
+            if condition():
+                return True
+            assert self.running, f"ended with {self.process.returncode} before: {what}\n{self.tail()}"
+            return False
+
+        try:
+            wait_until(met, timeout_s, what)
+        except TimeoutError as error:
+            raise AssertionError(f"{error}\n{self.tail()}") from None
+
+    def wait_until_running(self, partitions: int | None = None) -> None:
+        """Until it runs every task it holds: those of `partitions` partitions, if given."""
+
+        def runs() -> bool:
+            status = self.status()
+            return (
+                status is not None
+                and status.state == "running"
+                and (partitions is None or len(status.partitions) == partitions)
+            )
+
+        self.wait_until(runs, f"running with {partitions or 'some'} partitions")
+
+    def stream_thread_pids(self) -> dict[int, int]:
+        status = self.status()
+        return {thread.index: thread.pid for thread in status.threads if thread.pid} if status else {}
+
+    def processes(self) -> list[psutil.Process]:
+        supervisor = psutil.Process(self.process.pid)
+        return [supervisor, *supervisor.children(recursive=True)]
+
+    # --- what is done to it -----
+
+    def kill_stream_thread(self, index: int = 0) -> int:
+        """SIGKILL to one stream-thread process; returns its pid."""
+        pid = self.stream_thread_pids()[index]
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def kill(self) -> None:
+        """SIGKILL to the supervisor alone; returns when its stream threads are gone with it."""
+        processes = self.processes()
+        self.process.kill()
+        self.process.wait(WAIT_S)
+        _, alive = psutil.wait_procs(processes, timeout=WAIT_S)
+        assert not alive, f"outlived their supervisor: {alive}"
+
+    def signal_all(self, number: signal.Signals) -> None:
+        """To the whole process group, as a terminal does with Ctrl-C."""
+        os.killpg(self.process.pid, number)
+
+    def terminate(self, timeout_s: float = WAIT_S) -> int:
+        """SIGTERM to the supervisor, as a service manager does; returns the exit code."""
+        self.process.terminate()
+        return self.wait(timeout_s)
+
+    def wait(self, timeout_s: float = WAIT_S) -> int:
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {timeout_s:g} s\n{self.tail()}") from None
+
+    def destroy(self) -> None:
+        """Whatever is left of it, at the end of the test."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def tail(self) -> str:
+        lines = self.log_text.splitlines()[-LOG_TAIL_LINES:]
+        return "\n".join([f"--- the end of {self.log_file} ---", *lines])
+
+
+class Output(NamedTuple):
+    """One record of the output topic: which record of the input it stands for, and when the broker appended it."""
+
+    key: str
+    sequence: int
+    source: tuple[str, int, int]
+    """Topic, partition, offset of the input record; None-like ("", -1, -1) where the application did not say."""
+    appended_at: float
+
+
+class CommittedSet(NamedTuple):
+    """What a partition's commit says: the committable offset, and which offsets above it are complete."""
+
+    offset: int
+    incomplete: frozenset[int] = frozenset()
+    end: int = 0
+    """The set speaks of the offsets up to here, exclusive."""
+
+    @classmethod
+    def of(cls, pair: Committed) -> CommittedSet:
+        metadata = decode_metadata(pair.metadata)
+        if metadata is None or metadata.base != pair.offset:
+            return cls(pair.offset)
+        return cls(pair.offset, frozenset(metadata.incomplete_offsets), metadata.span_end)
+
+    @property
+    def completed_ahead(self) -> int:
+        return self.end - self.offset - len(self.incomplete) if self.end else 0
+
+    def covers(self, offset: int) -> bool:
+        """Whether a restart skips the record at `offset`."""
+        return offset < self.offset or (offset < self.end and offset not in self.incomplete)
+
+
+class Flow:
+    """See the module. Topics: one or more inputs, one output whose records carry the broker's append time."""
+
+    def __init__(
+        self,
+        cluster: KafkaCluster,
+        inputs: list[str],
+        output: str,
+        directory: Path,
+        *,
+        key_count: int = 200,
+        choose_key: Callable[[int], int] | None = None,
+    ) -> None:
+        self.servers = cluster.bootstrap_servers
+        self.inputs = inputs
+        self.output = output
+        self.group = f"app-{output}"
+        self.directory = directory
+        directory.mkdir()
+        self.instances: list[Instance] = []
+        self.outputs: list[Output] = []
+        self.loads = [
+            SequenceLoad(self.servers, topic, key_count=key_count, seed=1, choose_key=choose_key)
+            for topic in inputs
+        ]
+        self._reader = TopicReader(self.servers, output, "read_uncommitted")
+        self._environment = {
+            "KAFKAPROC_BOOTSTRAP_SERVERS": self.servers,
+            "KAFKAPROC_LOG_FORMAT": "json",
+            "KAFKAPROC_TEST_GROUP": self.group,
+            "KAFKAPROC_TEST_INPUT": ",".join(inputs),
+            "KAFKAPROC_TEST_OUTPUT": output,
+        }
+
+    @property
+    def load(self) -> SequenceLoad:
+        return self.loads[0]
+
+    # --- instances -----
+
+    def start(self, *arguments: str, state: str = "state", app: Path = ENRICH, **told: object) -> Instance:
+        """Starts an instance; `told` are KAFKAPROC_TEST_ variables. Instances of one `state` are one after another."""
+        environment = {f"KAFKAPROC_TEST_{name.upper()}": str(value) for name, value in told.items()}
+        instance = Instance(
+            [str(app), *arguments],
+            {**self._environment, **environment},
+            self.directory / state,
+            self.directory / f"instance-{len(self.instances)}.log",
+            self.group,
+        )
+        self.instances.append(instance)
+        return instance
+
+    # --- outputs -----
+
+    def read(self) -> list[Output]:
+        """What came since the last call."""
+        new = []
+        for record in self._reader.read(0.02):
+            fields = orjson.loads(record.value or b"null")
+            source = (fields.get("topic", ""), fields.get("partition", -1), fields.get("offset", -1))
+            new.append(Output(fields["key"], fields["sequence"], source, record.timestamp_ms / 1000))
+        self.outputs += new
+        return new
+
+    def read_all(self) -> None:
+        """Everything that the output holds now."""
+        ends = sum(end_offsets(self.servers, self.output).values())
+        wait_until(
+            lambda: self.read() is not None and len(self.outputs) >= ends, WAIT_S, "the output is read"
+        )
+
+    def wait_for_outputs(self, count: int, timeout_s: float = WAIT_S) -> None:
+        """Until `count` records of the load are in the output, once at least."""
+        self._wait_for_distinct(count, timeout_s, lambda output: (output.key, output.sequence))
+
+    def wait_for_sources(self, count: int, timeout_s: float = WAIT_S) -> None:
+        """Until outputs of `count` input records have come, whatever keys they have."""
+        self._wait_for_distinct(count, timeout_s, lambda output: output.source)
+
+    def _wait_for_distinct(self, count: int, timeout_s: float, identity: Callable[[Output], object]) -> None:
+        seen = set(map(identity, self.outputs))
+
+        def came() -> bool:
+            seen.update(map(identity, self.read()))
+            return len(seen) >= count
+
+        try:
+            wait_until(came, timeout_s, f"{count} distinct outputs")
+        except TimeoutError as error:
+            tails = "\n".join(instance.tail() for instance in self.instances[-2:])
+            raise AssertionError(f"{error}, {len(seen)} came\n{tails}") from None
+
+    @property
+    def expected(self) -> dict[bytes, int]:
+        """Of one load: several have keys of the same names."""
+        return dict(self.load.expected)
+
+    def report(self) -> SequenceReport:
+        checker = SequenceChecker()
+        for output in self.outputs:
+            checker.add(output.key.encode(), output.sequence)
+        return checker.report(self.expected)
+
+    def finish(self, *, duplicate_max: int | None = None, timeout_s: float = WAIT_S) -> SequenceReport:
+        """All of the load came out, in order; the offsets are committed to the end; no more came twice than allowed."""
+        self.wait_for_outputs(self.load.record_count, timeout_s)
+        self.wait_until_committed()
+        self.read_all()
+        return self.report().require(duplicate_max=duplicate_max)
+
+    # --- offsets -----
+
+    def wait_until_committed(self, timeout_s: float = WAIT_S) -> None:
+        """Until the committed offset of every partition is the end of its log."""
+
+        def at_the_end() -> bool:
+            return all(
+                {
+                    partition: pair.offset
+                    for partition, pair in committed_offsets(self.servers, self.group, topic).items()
+                }
+                == {partition: end for partition, end in end_offsets(self.servers, topic).items() if end}
+                for topic in self.inputs
+            )
+
+        try:
+            wait_until(at_the_end, timeout_s, "committed offsets reach the end of the log")
+        except TimeoutError as error:
+            states = [
+                (topic, committed_offsets(self.servers, self.group, topic), end_offsets(self.servers, topic))
+                for topic in self.inputs
+            ]
+            tails = "\n".join(instance.tail() for instance in self.instances if instance.running)
+            raise AssertionError(f"{error}: {states}\n{tails}") from None
+
+    def committed(self) -> dict[tuple[str, int], CommittedSet]:
+        """What a restart would go by."""
+        sets = {}
+        for topic in self.inputs:
+            for partition, pair in committed_offsets(self.servers, self.group, topic).items():
+                sets[topic, partition] = CommittedSet.of(pair)
+        return sets
+
+    def completed_ahead(self) -> int:
+        """Records that are committed as complete though an earlier one of their partition is not."""
+        return sum(each.completed_ahead for each in self.committed().values())
+
+    def finished_but_not_committed(self) -> int:
+        """Records of the input that are in the output, and that a restart would nevertheless run again.
+
+        At-least-once allows as many duplicates and no more. Valid while nothing commits: everything is dead or stopped.
+        """
+        self.read_all()
+        committed = self.committed()
+        sources = sorted({output.source for output in self.outputs})
+        return sum(
+            1
+            for topic, partition, offset in sources
+            if not committed.get((topic, partition), CommittedSet(0)).covers(offset)
+        )
+
+    def appended_since(self, at: float) -> int:
+        """Outputs that the broker appended at or after `at` (time.time())."""
+        self.read_all()
+        return sum(1 for output in self.outputs if output.appended_at >= at)
+
+    def close(self) -> None:
+        for instance in self.instances:
+            instance.destroy()
+        self._reader.close()
+
+
+FlowFactory = Callable[..., Flow]
