@@ -170,6 +170,10 @@ cdef class StreamLoop:
         while True:
             self.iteration_count += 1
             progress = False
+            if now - self.last_heartbeat_ns >= HEARTBEAT_INTERVAL_NS:
+                # The lease comes first: a process that was stopped must not take or replay anything when it wakes up.
+                self.last_heartbeat_ns = now
+                self._report(now)
             if not self.suspended:
                 progress = self.dispatcher.collect()
                 progress |= self.intake.take(now, self.queue_full)
@@ -202,9 +206,6 @@ cdef class StreamLoop:
     cdef int _check(self, int64_t now, int64_t until_ns) noexcept nogil:
         """What need not be looked at every round."""
         cdef pollfd control
-        if now - self.last_heartbeat_ns >= HEARTBEAT_INTERVAL_NS:
-            self.last_heartbeat_ns = now
-            self._report(now)
         if now >= until_ns:
             return BECAUSE_DEADLINE
         control.fd = self.control_fd
