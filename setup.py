@@ -24,10 +24,23 @@ if SANITIZE:
     link_args.append(f"-fsanitize={SANITIZE}")
 
 
+def own_source(extension_name: str, source: str) -> str:
+    """A file that includes csrc/src/`source`, as old as that, for this extension alone.
+
+    Extensions are compiled side by side, and two that share a source would write one object file at once.
+    """
+    original = Path("csrc/src", source)
+    own = Path("build/csrc", extension_name, source)
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.write_text(f'#include "../../../{original}"\n')
+    os.utime(own, ns=(original.stat().st_atime_ns, original.stat().st_mtime_ns))
+    return str(own)
+
+
 def extension(name: str, *c_sources: str) -> Extension:
     return Extension(
         f"kafkaproc._core.{name}",
-        [f"kafkaproc/_core/{name}.pyx", *(f"csrc/src/{source}" for source in c_sources)],
+        [f"kafkaproc/_core/{name}.pyx", *(own_source(name, source) for source in c_sources)],
         include_dirs=["csrc/include"],
         depends=headers,
         extra_compile_args=compile_args,
