@@ -6,20 +6,18 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 cdef struct KeyEntry         # private to key_scheduler.pyx
 cdef struct Scheduler        # private to key_scheduler.pyx
 
-# Embedded as the FIRST member of the owner's event struct; the scheduler owns the links and `entry` while it holds the
+# Embedded as the FIRST member of the owner's event struct; the scheduler owns `next`, `entry` and `place` while it holds the
 # item, which is from scheduler_schedule until scheduler_done or scheduler_drop_owner gives it back. The key bytes stay
 # where they are all that time.
 cdef struct SchedulerItem:
     SchedulerItem *next      # of the same key, and in the list that scheduler_drop_owner returns
-    SchedulerItem *next_ready
-    SchedulerItem *heap_child
-    uint64_t arrival         # counts the items that were scheduled: the age
     KeyEntry *entry          # NULL for unordered items
     const char *key          # serialised key bytes, owned by the event; NULL with key_length < 0: a null key
     int64_t key_length
     int64_t size_bytes       # what the item counts against the byte bound
     uint32_t owner           # the task's index: keys of different owners are different keys
     uint32_t epoch           # of the task when the item was scheduled; not read here
+    uint32_t place           # by age, see arrivals.pxd
 
 cdef enum:
     NULL_KEY_UNORDERED = 0   # records with a null key have no order

@@ -6,17 +6,17 @@
     buckets ──► KeyEntry ──chain──► KeyEntry                    one entry a key that has items, by owner and key bytes
                    │ head
                    ▼
-                 item ──next──► item ──next──► item ◄── tail    its items; the head runs or is ready
+                 item ──next──► item ──next──► item ◄── tail    its items; the head runs or may start
 
-    ready_head ──► item ──next_ready──► item ◄── ready_tail     heads that were ready when they came, so in order of age
-    successors: pairing heap by age                             heads that became ready when another was done
+    arrivals: all items by age, and which of them may start     see arrivals.pxd
 
-- The oldest ready item starts first. A list of keys, each served in turn, was tried: a key with half of all records then
-  gets one turn in as many as there are keys, its backlog grows to the intake rule's end, and the partition stops there.
+- The oldest item that may start starts first. A list of keys, each served in turn, was tried: a key with half of all
+  records then gets one turn in as many as there are keys, its backlog grows to the intake rule's end, and the partition
+  stops there.
 - An entry exists exactly while its key has items, and its key bytes are those of its head: no copy, and no memory for
   keys that are idle.
 - A running item stays its key's head until it is done; so it blocks its own key and nothing else.
-- Unordered items (null keys, unless the stage asks for the order of their partition) have no entry: they are ready at
+- Unordered items (null keys, unless the stage asks for the order of their partition) have no entry: they may start at
   once.
 - Entries come from slabs and return to a free list; the table doubles with the keys. In steady state nothing is
   allocated.
@@ -32,6 +32,24 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport fprintf, stderr
 from libc.stdlib cimport abort, calloc, free
 from libc.string cimport memcmp, memcpy
+
+from kafkaproc._core.arrivals cimport (
+    PLACES_AT_START,
+    Arrivals,
+    arrivals_any_ready,
+    arrivals_close,
+    arrivals_forget,
+    arrivals_is_ready,
+    arrivals_make_places,
+    arrivals_oldest_ready,
+    arrivals_open,
+    arrivals_place,
+    arrivals_set_ready,
+    arrivals_unset_ready,
+)
+
+cdef extern from "<stdlib.h>":
+    void *aligned_alloc(size_t alignment, size_t size) noexcept nogil
 
 cdef extern from "<sys/random.h>":
     ssize_t getrandom(void *buffer, size_t length, unsigned int flags) noexcept nogil
@@ -64,18 +82,21 @@ cdef struct KeyEntry:
     bint is_running             # is the head?
 
 
+# Each entry has a cache line of its own: all of it is looked at, or nothing.
+cdef union AlignedEntry:
+    KeyEntry entry
+    char[64] line
+
+
 cdef struct Slab:
+    AlignedEntry[ENTRIES_PER_SLAB] entries
     Slab *next
-    KeyEntry[ENTRIES_PER_SLAB] entries
 
 
 cdef struct Scheduler:
     KeyEntry **buckets
     uint64_t bucket_mask
-    SchedulerItem *ready_head
-    SchedulerItem *ready_tail
-    SchedulerItem *successors   # root of the heap, linked by heap_child and next_ready
-    uint64_t arrivals
+    Arrivals arrivals
     KeyEntry *free_entries
     Slab *slabs
     KeyEntry fenced             # the entry of running items whose owner was dropped; it is in no bucket
@@ -94,7 +115,8 @@ cdef Scheduler *scheduler_new(int64_t max_items, int64_t max_bytes, int null_key
     if scheduler == NULL:
         return NULL
     scheduler.buckets = <KeyEntry **> calloc(BUCKETS_AT_START, sizeof(KeyEntry *))
-    if scheduler.buckets == NULL:
+    if scheduler.buckets == NULL or not arrivals_open(&scheduler.arrivals, PLACES_AT_START):
+        free(scheduler.buckets)
         free(scheduler)
         return NULL
     scheduler.bucket_mask = BUCKETS_AT_START - 1
@@ -114,6 +136,7 @@ cdef void scheduler_free(Scheduler *scheduler) noexcept nogil:
         slab = scheduler.slabs
         scheduler.slabs = slab.next
         free(slab)
+    arrivals_close(&scheduler.arrivals)
     free(scheduler.buckets)
     free(scheduler)
 
@@ -171,15 +194,16 @@ cdef inline bint _is_key_of(
 
 
 cdef bint _add_slab(Scheduler *scheduler) noexcept nogil:
-    cdef Slab *slab = <Slab *> calloc(1, sizeof(Slab))
+    # aligned_alloc wants a size of whole lines.
+    cdef Slab *slab = <Slab *> aligned_alloc(64, (sizeof(Slab) + 63) & ~<size_t> 63)
     cdef int i
     if slab == NULL:
         return False
     slab.next = scheduler.slabs
     scheduler.slabs = slab
     for i in range(ENTRIES_PER_SLAB):
-        slab.entries[i].chain = scheduler.free_entries
-        scheduler.free_entries = &slab.entries[i]
+        slab.entries[i].entry.chain = scheduler.free_entries
+        scheduler.free_entries = &slab.entries[i].entry
     return True
 
 
@@ -202,75 +226,26 @@ cdef void _widen_table(Scheduler *scheduler) noexcept nogil:
     scheduler.bucket_mask = mask
 
 
-cdef inline void _free_entry(Scheduler *scheduler, KeyEntry *entry) noexcept nogil:
-    entry.chain = scheduler.free_entries
-    scheduler.free_entries = entry
-    scheduler.key_count -= 1
-
-
 cdef inline void _remove_entry(Scheduler *scheduler, KeyEntry *entry) noexcept nogil:
     cdef KeyEntry **link = &scheduler.buckets[entry.hash & scheduler.bucket_mask]
     while link[0] != entry:
         link = &link[0].chain
     link[0] = entry.chain
-    _free_entry(scheduler, entry)
+    entry.chain = scheduler.free_entries
+    scheduler.free_entries = entry
+    scheduler.key_count -= 1
 
 
 # Scheduling
 
-cdef inline void _push_ready(Scheduler *scheduler, SchedulerItem *item) noexcept nogil:
-    item.next_ready = NULL
-    if scheduler.ready_head == NULL:
-        scheduler.ready_head = item
-    else:
-        scheduler.ready_tail.next_ready = item
-    scheduler.ready_tail = item
-
-
-cdef inline SchedulerItem *_meld(SchedulerItem *one, SchedulerItem *other) noexcept nogil:
-    """The older one with the other as its first child; either may be NULL."""
-    if one == NULL:
-        return other
-    if other == NULL:
-        return one
-    if other.arrival < one.arrival:
-        one, other = other, one
-    other.next_ready = one.heap_child
-    one.heap_child = other
-    return one
-
-
-cdef inline void _push_successor(Scheduler *scheduler, SchedulerItem *item) noexcept nogil:
-    item.next_ready = NULL
-    item.heap_child = NULL
-    scheduler.successors = _meld(scheduler.successors, item)
-
-
-cdef SchedulerItem *_pop_successor(Scheduler *scheduler) noexcept nogil:
-    """The oldest successor; its children are paired from the left and melded from the right (Fredman et al., 1986)."""
-    cdef SchedulerItem *oldest = scheduler.successors
-    cdef SchedulerItem *child = oldest.heap_child
-    cdef SchedulerItem *pairs = NULL
-    cdef SchedulerItem *second
-    cdef SchedulerItem *following
-    cdef SchedulerItem *pair
-    while child != NULL:
-        second = child.next_ready
-        following = NULL if second == NULL else second.next_ready
-        child.next_ready = NULL
-        if second != NULL:
-            second.next_ready = NULL
-        pair = _meld(child, second)
-        pair.next_ready = pairs
-        pairs = pair
-        child = following
-    scheduler.successors = NULL
-    while pairs != NULL:
-        following = pairs.next_ready
-        pairs.next_ready = NULL
-        scheduler.successors = _meld(scheduler.successors, pairs)
-        pairs = following
-    return oldest
+cdef inline int _take_up(Scheduler *scheduler, SchedulerItem *item, bint is_ready) noexcept nogil:
+    arrivals_place(&scheduler.arrivals, item)
+    scheduler.waiting_count += 1
+    scheduler.bytes += item.size_bytes
+    if not is_ready:
+        return SCHEDULE_QUEUED
+    arrivals_set_ready(&scheduler.arrivals, item.place)
+    return SCHEDULE_READY
 
 
 cdef int scheduler_schedule(Scheduler *scheduler, SchedulerItem *item) noexcept nogil:
@@ -278,10 +253,10 @@ cdef int scheduler_schedule(Scheduler *scheduler, SchedulerItem *item) noexcept 
     cdef KeyEntry *entry
     if not scheduler_has_room(scheduler):
         return SCHEDULE_FULL
+    if scheduler.arrivals.next_place == scheduler.arrivals.capacity and not arrivals_make_places(&scheduler.arrivals):
+        return SCHEDULE_NO_MEMORY
     item.next = NULL
     item.entry = NULL
-    item.arrival = scheduler.arrivals
-    scheduler.arrivals += 1
     if item.key_length < 0:
         item.key_length = -1
     if item.key_length >= 0 or scheduler.null_key_mode == NULL_KEY_PARTITION:
@@ -293,9 +268,7 @@ cdef int scheduler_schedule(Scheduler *scheduler, SchedulerItem *item) noexcept 
                 item.entry = entry
                 entry.tail.next = item
                 entry.tail = item
-                scheduler.waiting_count += 1
-                scheduler.bytes += item.size_bytes
-                return SCHEDULE_QUEUED
+                return _take_up(scheduler, item, False)
             entry = entry.chain
         if scheduler.free_entries == NULL and not _add_slab(scheduler):
             return SCHEDULE_NO_MEMORY
@@ -314,20 +287,15 @@ cdef int scheduler_schedule(Scheduler *scheduler, SchedulerItem *item) noexcept 
         entry.is_running = False
         item.entry = entry
         scheduler.key_count += 1
-    _push_ready(scheduler, item)
-    scheduler.waiting_count += 1
-    scheduler.bytes += item.size_bytes
-    return SCHEDULE_READY
+    return _take_up(scheduler, item, True)
 
 
 cdef SchedulerItem *scheduler_next(Scheduler *scheduler) noexcept nogil:
-    cdef SchedulerItem *item = scheduler.ready_head
-    if item == NULL and scheduler.successors == NULL:
+    cdef SchedulerItem *item
+    if not arrivals_any_ready(&scheduler.arrivals):
         return NULL
-    if item == NULL or (scheduler.successors != NULL and scheduler.successors.arrival < item.arrival):
-        item = _pop_successor(scheduler)
-    else:
-        scheduler.ready_head = item.next_ready
+    item = arrivals_oldest_ready(&scheduler.arrivals)
+    arrivals_unset_ready(&scheduler.arrivals, item.place)
     if item.entry != NULL:
         item.entry.is_running = True
     scheduler.waiting_count -= 1
@@ -348,6 +316,7 @@ cdef void scheduler_done(Scheduler *scheduler, SchedulerItem *item) noexcept nog
     _check_running(scheduler, item)
     scheduler.running_count -= 1
     scheduler.bytes -= item.size_bytes
+    arrivals_forget(&scheduler.arrivals, item)
     item.entry = NULL
     if entry == NULL or entry == &scheduler.fenced:
         return
@@ -356,7 +325,7 @@ cdef void scheduler_done(Scheduler *scheduler, SchedulerItem *item) noexcept nog
     if entry.head == NULL:
         _remove_entry(scheduler, entry)
     else:
-        _push_successor(scheduler, entry.head)
+        arrivals_set_ready(&scheduler.arrivals, entry.head.place)
 
 
 cdef void scheduler_again(Scheduler *scheduler, SchedulerItem *item) noexcept nogil:
@@ -367,7 +336,7 @@ cdef void scheduler_again(Scheduler *scheduler, SchedulerItem *item) noexcept no
         item.entry.is_running = False
     scheduler.running_count -= 1
     scheduler.waiting_count += 1
-    _push_successor(scheduler, item)
+    arrivals_set_ready(&scheduler.arrivals, item.place)
 
 
 # Dropping an owner
@@ -378,72 +347,50 @@ cdef struct Dropped:
 
 
 cdef void _drop(Scheduler *scheduler, Dropped *dropped, SchedulerItem *item) noexcept nogil:
-    """Gives a waiting item back, and those that follow it."""
-    while item != NULL:
-        item.entry = NULL
-        scheduler.waiting_count -= 1
-        scheduler.bytes -= item.size_bytes
-        if dropped.head == NULL:
-            dropped.head = item
-        else:
-            dropped.tail.next = item
-        dropped.tail = item
-        item = item.next
-
-
-cdef void _drop_ready(Scheduler *scheduler, Dropped *dropped, uint32_t owner) noexcept nogil:
-    """Takes the owner's items out of what is ready. Those with a key are still in its queue, the others nowhere else."""
-    cdef SchedulerItem *item = scheduler.ready_head
-    cdef SchedulerItem *kept = NULL
-    cdef SchedulerItem *following
-    scheduler.ready_head = NULL
-    while item != NULL:
-        following = item.next_ready
-        if item.owner != owner:
-            _push_ready(scheduler, item)
-        elif item.entry == NULL:
-            _drop(scheduler, dropped, item)
-        item = following
-    while scheduler.successors != NULL:
-        item = _pop_successor(scheduler)
-        if item.owner != owner:
-            item.next_ready = kept
-            kept = item
-        elif item.entry == NULL:
-            _drop(scheduler, dropped, item)
-    while kept != NULL:
-        following = kept.next_ready
-        _push_successor(scheduler, kept)
-        kept = following
+    """Gives a waiting item back."""
+    arrivals_unset_ready(&scheduler.arrivals, item.place)
+    arrivals_forget(&scheduler.arrivals, item)
+    item.entry = NULL
+    item.next = NULL
+    scheduler.waiting_count -= 1
+    scheduler.bytes -= item.size_bytes
+    if dropped.head == NULL:
+        dropped.head = item
+    else:
+        dropped.tail.next = item
+    dropped.tail = item
 
 
 cdef void _drop_key(Scheduler *scheduler, Dropped *dropped, KeyEntry *entry) noexcept nogil:
-    cdef SchedulerItem *waiting = entry.head
+    """Gives the key's waiting items back; one that runs no longer holds it."""
+    cdef SchedulerItem *item = entry.head
+    cdef SchedulerItem *following
+    _remove_entry(scheduler, entry)
     if entry.is_running:
-        waiting = entry.head.next
-        entry.head.next = NULL
-        entry.head.entry = &scheduler.fenced
-    _drop(scheduler, dropped, waiting)
+        following = item.next
+        item.next = NULL
+        item.entry = &scheduler.fenced
+        item = following
+    while item != NULL:
+        following = item.next
+        _drop(scheduler, dropped, item)
+        item = following
 
 
 cdef SchedulerItem *scheduler_drop_owner(Scheduler *scheduler, uint32_t owner) noexcept nogil:
     cdef Dropped dropped
-    cdef KeyEntry **link
-    cdef KeyEntry *entry
-    cdef uint64_t i
+    cdef SchedulerItem *item
+    cdef uint32_t place
     dropped.head = NULL
     dropped.tail = NULL
-    _drop_ready(scheduler, &dropped, owner)
-    for i in range(scheduler.bucket_mask + 1):
-        link = &scheduler.buckets[i]
-        while link[0] != NULL:
-            entry = link[0]
-            if entry.owner == owner:
-                _drop_key(scheduler, &dropped, entry)
-                link[0] = entry.chain
-                _free_entry(scheduler, entry)
-            else:
-                link = &entry.chain
+    for place in range(scheduler.arrivals.next_place):
+        item = scheduler.arrivals.slots[place]
+        if item == NULL or item.owner != owner or item.entry == &scheduler.fenced:
+            continue
+        if item.entry != NULL:
+            _drop_key(scheduler, &dropped, item.entry)
+        elif arrivals_is_ready(&scheduler.arrivals, place):
+            _drop(scheduler, &dropped, item)
     return dropped.head
 
 
@@ -473,7 +420,7 @@ cdef int64_t scheduler_keys(Scheduler *scheduler) noexcept nogil:
 
 
 cdef bint scheduler_is_ready(Scheduler *scheduler) noexcept nogil:
-    return scheduler.ready_head != NULL or scheduler.successors != NULL
+    return arrivals_any_ready(&scheduler.arrivals)
 
 
 # For tests and tools

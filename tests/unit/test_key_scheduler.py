@@ -99,6 +99,21 @@ def test_the_oldest_event_that_may_start_starts_first() -> None:
     assert start(scheduler).payload == ("cold", 10)
 
 
+def test_an_event_keeps_its_age_however_many_come_and_go() -> None:
+    scheduler = KeyScheduler()
+    for i in range(3):
+        schedule(scheduler, b"hot", ("hot", i))
+    hot = start(scheduler)
+    for i in range(50_000):
+        schedule(scheduler, b"cold-%d" % (i % 100), i)
+        if i >= 100:
+            item = start(scheduler)
+            assert item.payload == i - 100
+            scheduler.done(item)
+    scheduler.done(hot)
+    assert started_payloads(scheduler) == [("hot", 1), ("hot", 2), *range(49_900, 50_000)]
+
+
 def test_i1_keys_are_compared_by_their_bytes() -> None:
     scheduler = KeyScheduler()
     distinct = [

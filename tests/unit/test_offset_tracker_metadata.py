@@ -195,6 +195,14 @@ def with_valid_crc(text: str) -> str:
     return "kp1" + "".join(ALPHABET[(crc >> shift) & 63] for shift in range(30, -1, -6)) + text[9:]
 
 
+def test_i2_an_incomplete_offset_beyond_the_span_is_refused() -> None:
+    """2,400 is incomplete, and the span is made to end before it."""
+    sample = SAMPLES[1]
+    text = with_valid_crc(sample[:42] + "AAAAPo" + sample[48:])
+    assert metadata_status(with_valid_crc(sample)) is MetadataStatus.OURS
+    assert metadata_status(text) is MetadataStatus.CORRUPT
+
+
 @settings(max_examples=400, deadline=None)
 @given(
     sample=st.sampled_from(SAMPLES),
