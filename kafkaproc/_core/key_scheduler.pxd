@@ -6,9 +6,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 cdef struct KeyEntry         # private to key_scheduler.pyx
 cdef struct Scheduler        # private to key_scheduler.pyx
 
-# Embedded as the FIRST member of the owner's event struct; the scheduler owns `next`, `entry` and `place` while it holds the
-# item, which is from scheduler_schedule until scheduler_done or scheduler_drop_owner gives it back. The key bytes stay
-# where they are all that time.
+# Embedded as the FIRST member of the owner's event struct; the scheduler owns `next`, `entry` and `place` while it holds
+# the item, which is from scheduler_schedule until scheduler_done or scheduler_drop_owner gives it back. The key bytes
+# stay where they are all that time.
 cdef struct SchedulerItem:
     SchedulerItem *next      # of the same key, and in the list that scheduler_drop_owner returns
     KeyEntry *entry          # NULL for unordered items
