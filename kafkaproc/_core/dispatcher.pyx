@@ -13,7 +13,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memmove
 
 from kafkaproc._core.clock cimport monotonic_ns
-from kafkaproc._core.flow cimport EFFECT_NONE, EFFECT_OUTPUTS, TASK_FENCED, Collector, Event, Output, RingEntry, Stage
+from kafkaproc._core.flow cimport EFFECT_NONE, EFFECT_OUTPUTS, TASK_FENCED, Collector, Event, Output, RingEntry, Stage, stage_position
 from kafkaproc._core.key_scheduler cimport Scheduler, scheduler_next, scheduler_running
 from kafkaproc._core.rdkafka cimport api
 from kafkaproc._core.ring cimport (
@@ -108,6 +108,7 @@ cdef class Dispatcher:
                 self.free_slot_count -= 1
                 event.in_flight_slot = self.free_slots[self.free_slot_count]
                 event.dispatched_ns = now
+                event.task.running[stage_position(event.task, stage)] += 1
                 self.in_flight[event.in_flight_slot] = event
                 about.subtopology = event.task.subtopology
                 about.task_partition = event.task.partition

@@ -63,6 +63,7 @@ cdef struct Task:
     int64_t open_origins
     int stage_count
     int32_t *stages                      # of its sub-topology: their bounds stop its intake
+    int64_t *running                     # events of it at each of `stages` that were dispatched and are not over
     bint *cut                            # by the same index: an event was dropped or has failed there, and none may overtake it
     PyObject *runtime                    # borrowed TaskRuntime; NULL once it is closed
 
@@ -117,6 +118,7 @@ cdef struct Event:
     int64_t raw_value_length
     PyObject *key                        # owned; NULL: the raw key stands
     PyObject *value                      # owned; NULL: the raw value stands
+    int64_t source_bytes                 # key and value of the source record
     int64_t dispatched_ns
     int64_t started_ns                   # when a blocking thread took it up, 0: not yet. Changed with the GIL held
     EffectKind effect
@@ -142,6 +144,13 @@ cdef inline uint64_t path_below(uint64_t path, uint32_t index) noexcept nogil:
 cdef inline uint64_t pack_coordinates(int32_t slot, int64_t offset) noexcept nogil:
     # bit 0: acknowledgement generation, set when produced; 1–12: partition slot; 13–63: offset.
     return (<uint64_t>offset << 13) | (<uint64_t>(slot & 0xFFF) << 1)
+
+cdef inline int stage_position(const Task *task, int stage) noexcept nogil:
+    """Where `stage` stands in `task.stages`. A sub-topology has few."""
+    cdef int position = 0
+    while task.stages[position] != stage:
+        position += 1
+    return position
 
 cdef class Stage:
     cdef readonly int index
@@ -172,6 +181,7 @@ cdef class Collector:
     cdef object key_deserialize
     cdef object value_deserialize
     cdef uint32_t life
+    cdef int64_t source_bytes            # key and value of the source record
     cdef Origin *origin
     cdef Event *replayed                 # the event whose effects are applied, or NULL
     cdef uint64_t path                   # of the traversal: how the record came here. See path_below
@@ -231,7 +241,6 @@ cdef class Collector:
     cdef void finish_event(self, Event *event, bint applied) noexcept nogil
     cdef void drop_waiting(self, Task *task) noexcept nogil
     cdef void cut_off(self, Task *task, int stage) noexcept nogil
-    cdef bint _is_cut(self, Task *task, int stage) noexcept nogil
     cdef void acknowledged(self, const rd_kafka_message_t *message) noexcept nogil
     cdef void collect_garbage(self) noexcept
     cdef object key(self)

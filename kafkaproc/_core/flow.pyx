@@ -55,7 +55,7 @@ cdef list headers_to_list(rd_kafka_headers_t *headers):
     if headers == NULL:
         return result
     while api.header_get_all(headers, index, &name, &value, &size) == 0:
-        result.append(((<bytes>name).decode(), None if value == NULL else (<const char *>value)[:size]))
+        result.append(((<bytes>name).decode("utf-8", "replace"), None if value == NULL else (<const char *>value)[:size]))
         index += 1
     return result
 
@@ -156,6 +156,7 @@ cdef class Collector:
         self.raw_key_length = -1 if message.key == NULL else <int64_t>message.key_len
         self.raw_value = <const char *>message.payload
         self.raw_value_length = -1 if message.payload == NULL else <int64_t>message.len
+        self.source_bytes = <int64_t>(message.key_len + message.len)
         self.key_known = False
         self.value_known = False
         self.origin = NULL
@@ -195,6 +196,7 @@ cdef class Collector:
         self.partition = event.partition
         self.task = event.task
         self.life = event.origin.life
+        self.source_bytes = event.source_bytes
         self.offset = event.offset
         self.timestamp_ms = event.timestamp_ms
         self.headers = event.headers
@@ -229,7 +231,7 @@ cdef class Collector:
         while ordered != NULL:
             following = ordered.next
             ordered.next = NULL
-            if self.task.state != TASK_RUNNING and self._is_cut(self.task, ordered.stage):
+            if self.task.state != TASK_RUNNING and self.task.cut[stage_position(self.task, ordered.stage)]:
                 self._drop_from_origin(ordered.origin)
                 self.spend_event(ordered)
                 ordered = following
@@ -326,7 +328,9 @@ cdef class Collector:
             event.item.key = event.payload + key_bytes + value_bytes
         elif ordering_key_length >= 0:
             event.item.key = event.payload
-        event.item.size_bytes = key_bytes + value_bytes + ordering_bytes + <int64_t>sizeof(Event)
+        # Python objects weigh at least what their record weighed: a guess, where asking would need the GIL and a walk.
+        event.source_bytes = self.source_bytes
+        event.item.size_bytes = max(key_bytes + value_bytes + ordering_bytes, self.source_bytes) + <int64_t>sizeof(Event)
         event.stage = stage
         event.attempt = 1
         event.in_flight_slot = -1
@@ -365,6 +369,7 @@ cdef class Collector:
         cdef Partition *partition = event.partition
         scheduler_done(self.schedulers[event.stage], &event.item)
         event.task.open_events -= 1
+        event.task.running[stage_position(event.task, event.stage)] -= 1
         partition.in_flight -= 1
         self.buffered_bytes -= event.item.size_bytes
         if applied:
@@ -384,7 +389,8 @@ cdef class Collector:
         cdef Event *event
         for index in range(task.stage_count):
             item = scheduler_drop_owner(self.schedulers[task.stages[index]], task.owner)
-            if item != NULL:
+            # One that comes from a stage above would overtake what was dropped here, or run beside what runs.
+            if item != NULL or task.running[index]:
                 task.cut[index] = True
             while item != NULL:
                 event = <Event *>item
@@ -397,17 +403,7 @@ cdef class Collector:
 
     cdef void cut_off(self, Task *task, int stage) noexcept nogil:
         """An event of this stage has failed. It will run again, and so must all that came after it (I1)."""
-        cdef int index
-        for index in range(task.stage_count):
-            if task.stages[index] == stage:
-                task.cut[index] = True
-
-    cdef bint _is_cut(self, Task *task, int stage) noexcept nogil:
-        cdef int index
-        for index in range(task.stage_count):
-            if task.stages[index] == stage:
-                return task.cut[index]
-        return False
+        task.cut[stage_position(task, stage)] = True
 
     cdef void _drop_from_origin(self, Origin *origin) noexcept nogil:
         origin.dropped = True

@@ -47,8 +47,9 @@ cdef class Intake:
         free(self.taken)
 
     cdef bint take(self, int64_t now, bint blocked) noexcept nogil:
-        """What there is to take, unless outputs wait for room in librdkafka's queue."""
+        """What there is to take, unless outputs wait for room in librdkafka's queue. Each round begins with another task."""
         cdef Task *task = self.tasks.first
+        cdef Task *last = NULL
         cdef bint progress = False
         self.paused_count = 0
         while task != NULL:
@@ -57,7 +58,13 @@ cdef class Intake:
                     self.paused_count += task.partition_count
                 else:
                     progress |= self._take_from(task, now)
+            last = task
             task = task.next
+        if last != self.tasks.first:
+            # Room for Python's records is short where functions are slow: whoever comes first would have it all.
+            last.next = self.tasks.first
+            self.tasks.first = last.next.next
+            last.next.next = NULL
         return progress
 
     cdef bint _is_full(self, Task *task) noexcept nogil:

@@ -34,6 +34,9 @@ class AsyncioHost(Host):
     def stop(self) -> list[asyncio.Task[None]]:
         """Takes no further event, cancels the tasks that run, and returns them. In the loop's thread."""
 
+    def cancel_fenced(self) -> None:
+        """Cancels the calls of tasks that were fenced. In the loop's thread."""
+
     def stage_of(self, task: asyncio.Task[Any]) -> str | None:
         """The name of the stage that a task runs, or None. From any thread."""
 

@@ -473,6 +473,13 @@ cdef class AsyncioHost(Host):
             task.cancel()
         return running
 
+    def cancel_fenced(self):
+        """Cancels the calls of tasks that were fenced: they have no effect any more, and hold places of others. In the loop's thread."""
+        cdef EventContext context
+        for task, context in list(self.running.items()):
+            if context.event != NULL and context.event.task.state == TASK_FENCED:
+                task.cancel()
+
     def stage_of(self, task):
         """The name of the stage that a task runs, or None. From any thread."""
         cdef EventContext context = self.running.get(task)

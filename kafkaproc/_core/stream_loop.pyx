@@ -206,21 +206,26 @@ cdef class StreamLoop:
     cdef int _check(self, int64_t now, int64_t until_ns) noexcept nogil:
         """What need not be looked at every round."""
         cdef pollfd control
-        if now >= until_ns:
-            return BECAUSE_DEADLINE
+        self._look_for_records()
         control.fd = self.control_fd
         control.events = POLLIN
         control.revents = 0
         if c_poll(&control, 1, 0) > 0:
             return BECAUSE_CONTROL
+        if now >= until_ns:
+            return BECAUSE_DEADLINE
         return 0
+
+    cdef void _look_for_records(self) noexcept nogil:
+        cdef uint64_t count
+        if read(self.records_fd, &count, sizeof(count)) == sizeof(count):
+            self.intake.records_arrived()
 
     cdef int _sleep(self, int64_t now, int64_t until_ns) noexcept nogil:
         """Waits in poll() for a completion, records, reports, the control socket, or the next time something is due."""
         cdef pollfd fds[3]
         cdef int64_t due_ns = until_ns
         cdef int64_t timeout_ms
-        cdef uint64_t count
         cdef int index
         if self.last_heartbeat_ns + HEARTBEAT_INTERVAL_NS < due_ns:
             due_ns = self.last_heartbeat_ns + HEARTBEAT_INTERVAL_NS
@@ -246,8 +251,7 @@ cdef class StreamLoop:
         if fds[0].revents:
             wakeup_drain(&self.wakeup)
         if fds[1].revents:
-            if read(self.records_fd, &count, sizeof(count)) == sizeof(count):
-                self.intake.records_arrived()
+            self._look_for_records()
         if fds[2].revents:
             return BECAUSE_CONTROL
         self.next_check_ns = 0

@@ -8,7 +8,7 @@ Owned by: the stream-loop thread.
 """
 
 from cpython.ref cimport PyObject
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -31,7 +31,8 @@ cdef class TaskHandle:
         self.task.partitions = <Partition *>calloc(partition_count, sizeof(Partition))
         self.task.stages = <int32_t *>calloc(stage_count + 1, sizeof(int32_t))
         self.task.cut = <bint *>calloc(stage_count + 1, sizeof(bint))
-        if self.task.partitions == NULL or self.task.stages == NULL or self.task.cut == NULL:
+        self.task.running = <int64_t *>calloc(stage_count + 1, sizeof(int64_t))
+        if self.task.partitions == NULL or self.task.stages == NULL or self.task.cut == NULL or self.task.running == NULL:
             raise MemoryError
         self.task.partition_count = partition_count
         self.task.stage_count = stage_count
@@ -50,6 +51,7 @@ cdef class TaskHandle:
         free(self.task.partitions)
         free(self.task.stages)
         free(self.task.cut)
+        free(self.task.running)
         free(self.task)
         self.task = NULL
 

@@ -139,6 +139,11 @@ class IoWorkers:
             ended = ended and not thread.is_alive()
         return ended
 
+    def cancel_fenced(self) -> None:
+        """Gives up the coroutines of tasks that were fenced; a blocking call cannot be given up."""
+        if self._asyncio is not None:
+            self._asyncio.cancel_fenced()
+
     def _run_blocking(self) -> None:
         resources = Resources("a blocking thread")
         try:
@@ -187,6 +192,10 @@ class _AsyncioWorker:
             self._thread.join(timeout_s)
         self._ended.set()
         return not self._thread.is_alive()
+
+    def cancel_fenced(self) -> None:
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._host.cancel_fenced)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -427,6 +427,8 @@ class StreamThread:
                 self._loop.fence(task_id)
                 self._loop.remove_task(task_id)
                 self._close_runtime(task)
+        if self._workers is not None:
+            self._workers.cancel_fenced()
         self._channel.send(TasksClosed(closing.task_ids, drained))
 
     def _close_runtime(self, task: _Task) -> None:
