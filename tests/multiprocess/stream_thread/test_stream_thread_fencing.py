@@ -139,7 +139,7 @@ def test_i2_records_that_wait_for_a_slow_function_are_not_begun_when_their_task_
     def slow(value: Any) -> Any:
         called.append(value["i"])
         gate.wait_blocking()
-        time.sleep(0.02)  # simulated work, longer than one Python pass of the loop
+        time.sleep(0.02)  # sleep: simulated work, longer than one Python pass of the loop
         return value
 
     app = kp.App("test")
