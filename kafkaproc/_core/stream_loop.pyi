@@ -20,7 +20,6 @@ class StreamLoop:
     tasks: TaskTable
     publisher: Publisher
     suspended: bool
-    failure: RecordFailure | None
     def __init__(
         self,
         *,
@@ -55,8 +54,8 @@ class StreamLoop:
     def late_blocking_events(self) -> list[tuple[str, str, str, int, int]]:
         """Calls on blocking threads past their stage's timeout: (task id, node, topic, partition, offset)."""
 
-    def take_failure(self) -> RecordFailure | None:
-        """The first RecordFailure since the last call."""
+    def take_failures(self) -> list[RecordFailure]:
+        """The RecordFailures since the last call, in their order."""
 
     def thread_failure(self) -> tuple[str, str, str | None, int, int] | None:
         """What stops the thread as a whole: (kind, text, topic, partition, offset), or None."""

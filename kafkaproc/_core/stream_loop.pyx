@@ -73,7 +73,7 @@ cdef enum:
 cdef enum:
     BECAUSE_DEADLINE = 1
     BECAUSE_CONTROL = 2                  # the control socket is readable
-    BECAUSE_FAILURE = 3                  # see `failure` and `thread_failure`
+    BECAUSE_FAILURE = 3                  # see `take_failures` and `thread_failure`
     _PYTHON = 4                          # internal: there is work for the Python part
 
 DEADLINE, CONTROL, FAILURE = BECAUSE_DEADLINE, BECAUSE_CONTROL, BECAUSE_FAILURE
@@ -106,7 +106,7 @@ cdef class StreamLoop:
     cdef int64_t iteration_count
     cdef bint queue_full                 # librdkafka's, of outputs: no intake, and no call is started
     cdef readonly bint suspended         # the lease ran out: no intake, no replay
-    cdef readonly object failure         # RecordFailure, the first one
+    cdef list failures                   # RecordFailure, of one task or of several
 
     def __cinit__(self, *, ThreadSegment segment, NativeConsumer consumer, NativeProducer producer, list stages, list topics,
                   int loop_wakeup_fd, int asyncio_wakeup_fd, int blocking_pool_fd, int records_fd, int control_fd,
@@ -126,6 +126,7 @@ cdef class StreamLoop:
         self.records_fd = records_fd
         self.control_fd = control_fd
         self.lease_timeout_ns = lease_timeout_ms * 1_000_000
+        self.failures = []
 
     def begin_close(self, str task_id):
         """The task takes no further record, and forgets what has not started; what runs may finish."""
@@ -157,7 +158,7 @@ cdef class StreamLoop:
                 self.collector.in_python = True
                 self._run_python()
                 self.collector.in_python = False
-                if self.failure is not None:
+                if self.failures:
                     return BECAUSE_FAILURE
             else:
                 return reason
@@ -363,10 +364,9 @@ cdef class StreamLoop:
         if task.state == TASK_RUNNING:
             task.state = TASK_CLOSING
         self.collector.drop_waiting(task)
-        if self.failure is None:
-            self.failure = RecordFailure(
-                error, (<TaskRuntime>task.runtime).task_id, node, activity,
-                self.collector.topics[partition.topic_index], partition.partition, offset)
+        self.failures.append(RecordFailure(
+            error, (<TaskRuntime>task.runtime).task_id, node, activity,
+            self.collector.topics[partition.topic_index], partition.partition, offset))
         return 0
 
     def close(self):
@@ -377,10 +377,10 @@ cdef class StreamLoop:
         self.intake.taken_count = 0
         self.collector.drop_all()
 
-    def take_failure(self):
-        """The first RecordFailure since the last call."""
-        failure, self.failure = self.failure, None
-        return failure
+    def take_failures(self) -> list:
+        """The RecordFailures since the last call, in their order."""
+        failures, self.failures = self.failures, []
+        return failures
 
     def thread_failure(self):
         """What stops the thread as a whole, as (kind, text, topic, partition, offset), or None."""

@@ -440,12 +440,13 @@ class StreamThread:
     # --- failures --------------------------------------------------------------------------------------------------
 
     def _report_failure(self) -> None:
-        if self._loop.failure is not None:
-            failure: RecordFailure = self._loop.take_failure()
+        failures: list[RecordFailure] = self._loop.take_failures()
+        for failure in failures:
             error, task_id, node, activity, topic, partition, offset = failure.args
             self._fail_task(
                 task_id, _record_error(error, node, activity, topic, partition, offset), cause=error
             )
+        if failures:
             return
         kind, text, topic, partition, offset = self._loop.thread_failure()
         where = f" (record {topic}[{partition}]@{offset})" if topic is not None and offset >= 0 else ""
