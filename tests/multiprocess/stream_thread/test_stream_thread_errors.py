@@ -36,9 +36,17 @@ def record_failure(thread: StreamThreadRun, topic: str, offset: int, *, partitio
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError, SystemExit, KeyboardInterrupt, StopIteration, asyncio.CancelledError]
+    ("mode", "error"),
+    [
+        *((mode, ValueError) for mode in MODES),
+        ("sync", SystemExit),
+        ("sync", StopIteration),
+        ("async", KeyboardInterrupt),
+        ("async", StopIteration),
+        ("async", asyncio.CancelledError),
+        ("blocking", SystemExit),
+    ],
 )
-@pytest.mark.parametrize("mode", MODES)
 def test_a_function_that_raises_ends_its_task_and_no_other(
     bench: Bench, mode: str, error: type[BaseException]
 ) -> None:
@@ -180,20 +188,30 @@ def test_a_custom_serde_may_return_any_buffer_for_a_stages_key(bench: Bench) -> 
         assert bench.outputs(sink, 1)[0].key == b"xy" * 20
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("part", ["key", "value"])
-def test_input_that_cannot_be_deserialised_is_named(bench: Bench, mode: str, part: str) -> None:
-    source, sink = bench.topic(), bench.topic()
+def test_input_that_cannot_be_deserialised_is_named(bench: Bench) -> None:
+    """In each kind of node, key and value: a sub-topology each, whose tasks fail one by one."""
     app = kp.App("test")
-    stream = app.stream(source, key=kp.serdes.int64, value=JSON)
-    stream.map_values(in_mode(mode, lambda value, ctx: ctx.key)).to(sink, value=JSON)
-    good = (bytes(8), b"{}")
-    bench.feed(source, [good, (b"four", b"{}") if part == "key" else (bytes(8), b"{]"), good])
+    cases = {}
+    for mode in MODES:
+        for part in ("key", "value"):
+            source = bench.topic()
+            stream = app.stream(source, key=kp.serdes.int64, value=JSON)
+            stream.foreach(in_mode(mode, lambda value, ctx: ctx.key), name=f"{mode}-{part}")
+            good = (bytes(8), b"{}")
+            bench.feed(source, [good, (b"four", b"{}") if part == "key" else (bytes(8), b"{]"), good])
+            cases[source] = (mode, part)
     with bench.run(app) as thread:
         thread.assign()
-        failure = record_failure(thread, source, 1)
-        assert failure.error == "DeserializationError"
-        assert part in failure.text
+        thread.expects_failure = True
+        thread.until(lambda: len(thread.failures) == len(cases))
+        for failure in thread.failures:
+            assert isinstance(failure, TaskFailed)
+            mode, part = cases[failure.topic]
+            assert failure.error == "DeserializationError"
+            assert part in failure.text
+            assert failure.offset == 1
+            assert (failure.node == f"{mode}-{part}") or mode == "sync"
+            thread.until(lambda: thread.committable(failure.topic) == 1)  # noqa: B023 - used at once
 
 
 def test_an_output_that_is_too_large_ends_the_thread_and_names_its_record(bench: Bench) -> None:
@@ -344,17 +362,24 @@ WRONG_RESULTS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG_RESULTS)
-def test_a_result_that_the_operator_cannot_use_is_named(bench: Bench, name: str) -> None:
-    source = bench.topic()
+def test_a_result_that_the_operator_cannot_use_is_named(bench: Bench) -> None:
     app = kp.App("test")
-    WRONG_RESULTS[name](app.stream(source, key=STRING, value=JSON))
-    bench.feed(source, numbered(["k"]))
+    names = {}
+    for name, build in WRONG_RESULTS.items():
+        source = bench.topic()
+        build(app.stream(source, key=STRING, value=JSON))
+        bench.feed(source, numbered(["k"]))
+        names[source] = name
     with bench.run(app) as thread:
         thread.assign()
-        failure = record_failure(thread, source, 0)
-        assert failure.error == "UserFunctionError"
-        assert failure.node.startswith("KSTREAM-")
+        thread.expects_failure = True
+        thread.until(lambda: len(thread.failures) == len(names))
+        for failure in thread.failures:
+            assert isinstance(failure, TaskFailed)
+            assert failure.error == "UserFunctionError", names[failure.topic]
+            assert failure.node.startswith("KSTREAM-"), names[failure.topic]
+            assert failure.offset == 0
+        assert {failure.topic for failure in thread.failures} == set(names)
 
 
 def test_an_input_topic_that_is_missing_is_named_and_read_once_it_is_there(

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""I1, I2 and I8 under a seeded storm of reassignments: tasks are taken away, with deadlines from none to plenty, and come back from
-what was published, while calls of random length run through two stages and the log grows."""
+"""I1, I2 and I8 under a seeded storm of reassignments: tasks are taken away, with deadlines from none to plenty, and
+come back from what was published, while calls of random length run through two stages and the log grows."""
 
 from __future__ import annotations
 
