@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Thin over ci/: each target is one command that also works without make. A fresh clone needs only this file's targets.
 
-.PHONY: demo test dev lint bench kills clean
+.PHONY: demo test dev lint bench kills chaos clean
 
 demo:   ## the demonstration: builds what it needs, then runs without Kafka and without a network
 	ci/bootstrap.sh demo
@@ -24,6 +24,10 @@ bench:  ## the table of the figures, beside those of other frameworks
 kills:  ## kill -9 of stream threads and supervisors in mid-run, RUNS times over
 	ci/bootstrap.sh test
 	KAFKAPROC_TEST_KILL_RUNS=$(or $(RUNS),50) .venv/bin/python -m pytest -rP -k kill_9 tests/integration/test_kills.py
+
+chaos:  ## everything that can happen to instances, in SEEDS random orders
+	ci/bootstrap.sh test
+	KAFKAPROC_TEST_CHAOS_SEEDS=$(or $(SEEDS),20) .venv/bin/python -m pytest -rP tests/integration/test_chaos.py
 
 clean:  ## removes what was built, the virtual environment included
 	rm -rf .venv build dist *.egg-info csrc/build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

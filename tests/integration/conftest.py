@@ -27,6 +27,23 @@ def flows_of_three(
     yield from _flow_factory(kafka_cluster_of_three, kafka_topic_of_three, tmp_path)
 
 
+@pytest.fixture(scope="session")
+def kafka_with_short_sessions() -> Iterator[KafkaCluster]:
+    """For the consumer protocol, under which the session timeout is the broker's: 45 s unless it says otherwise.
+
+    And with less room for the metadata of a commit than brokers have by default.
+    """
+    properties = {"group.consumer.session.timeout.ms": "6000", "offset.metadata.max.bytes": "600"}
+    with KafkaCluster(properties=properties) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def flows_of_short_sessions(kafka_with_short_sessions: KafkaCluster, tmp_path: Path) -> Iterator[FlowFactory]:
+    """As `flows`, in that cluster, whose topics end with it."""
+    yield from _flow_factory(kafka_with_short_sessions, kafka_with_short_sessions.create_topic, tmp_path)
+
+
 def _flow_factory(cluster: KafkaCluster, topic: TopicFactory, directory: Path) -> Iterator[FlowFactory]:
     created: list[Flow] = []
 

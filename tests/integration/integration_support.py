@@ -300,6 +300,9 @@ class Flow:
             lambda: self.read() is not None and len(self.outputs) >= ends, WAIT_S, "the output is read"
         )
 
+    def distinct_count(self) -> int:
+        return len({(output.key, output.sequence) for output in self.outputs})
+
     def wait_for_outputs(self, count: int, timeout_s: float = WAIT_S) -> None:
         """Until `count` records of the load are in the output, once at least."""
         self._wait_for_distinct(count, timeout_s, lambda output: (output.key, output.sequence))

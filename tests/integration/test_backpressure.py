@@ -8,8 +8,13 @@ from pathlib import Path
 from integration_support import FlowFactory
 
 from kafkaproc._core.rdkafka import murmur2_partition
-from kafkaproc.limits import BITMAP_SPAN_MAX, INCOMPLETE_LIST_MAX
-from kafkaproc.testing import end_offsets
+from kafkaproc.limits import (
+    BITMAP_SPAN_MAX,
+    INCOMPLETE_LIST_MAX,
+    METADATA_BITS_PER_CHAR,
+    METADATA_HEADER_CHARS,
+)
+from kafkaproc.testing import committed_offsets, end_offsets
 
 
 def test_i7_i10_one_stuck_record_lets_more_pass_than_a_bitmap_could_hold_and_none_of_them_runs_again(
@@ -60,3 +65,31 @@ def test_i7_the_backlog_of_a_stuck_hot_key_is_bounded_and_holds_up_its_partition
     gate.touch()
     flow.finish(duplicate_max=0)
     assert instance.terminate() == 0
+
+
+def test_a_broker_with_less_room_for_metadata_gets_commits_that_fit(
+    flows_of_short_sessions: FlowFactory, tmp_path: Path
+) -> None:
+    """offset.metadata.max.bytes = 600 is a bitmap of some 3,000 offsets: intake stops sooner, no commit is refused."""
+    flow = flows_of_short_sessions(
+        partitions=1, choose_key=lambda number: 1 + number // 2 % 99 if number % 2 else 0
+    )
+    gate = tmp_path / "gate"
+    flow.load.produce(10_000)
+    instance = flow.start(
+        "--set", "commit_interval_ms=100", call_ms=0, hold_key="key-000000", hold_until=gate
+    )
+    room = (600 - METADATA_HEADER_CHARS) * METADATA_BITS_PER_CHAR
+
+    def full() -> bool:
+        (committed,) = flow.committed().values() or (None,)
+        return committed is not None and committed.end == room
+
+    instance.wait_until(full, "the completed set takes all the room that there is")
+    (metadata,) = (
+        each.metadata for each in committed_offsets(flow.servers, flow.group, flow.inputs[0]).values()
+    )
+    assert 500 < len(metadata) <= 600
+    gate.touch()
+    flow.finish(duplicate_max=0)
+    assert not instance.logged("refused")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from integration_support import Flow, FlowFactory, Instance
 
-RUNS = int(os.environ.get("KAFKAPROC_TEST_KILL_RUNS", "4"))
+RUNS = int(os.environ.get("KAFKAPROC_TEST_KILL_RUNS", "3"))
 RECORDS = 6_000
 KILLS = 2
 

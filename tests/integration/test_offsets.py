@@ -67,7 +67,7 @@ def test_an_offset_that_the_reset_tool_moved_is_respected(flows: FlowFactory, tm
     assert offsets_after_a_start(flow) == list(range(5, RECORDS))
 
 
-@pytest.mark.parametrize("metadata", ["", "checkpoint 7 of another program", "kp1 but not really ours"])
+@pytest.mark.parametrize("metadata", ["checkpoint 7 of another program", "kp1 but not really ours"])
 def test_an_offset_with_foreign_metadata_is_respected(
     flows: FlowFactory, tmp_path: Path, metadata: str
 ) -> None:

@@ -19,14 +19,14 @@ RESTART_MAX_S = 2.0
 def test_sigterm_finishes_what_is_in_flight_and_an_immediate_restart_goes_on_without_a_duplicate(
     flows: FlowFactory, protocol: str
 ) -> None:
-    """The quickest of three restarts is held to the figure, stretched where others use this machine's cores too."""
+    """One of three restarts has to keep to the figure, stretched where others use this machine's cores too."""
     flow = flows(partitions=4)
     arguments = ("--threads", "2", "--set", f"group_protocol={protocol}")
-    took = []
+    took: list[float] = []
     with flow.load.at_rate(1_000):
         instance = flow.start(*arguments, call_ms=30)
         flow.wait_for_outputs(500)
-        for _ in range(RESTARTS):
+        while len(took) < RESTARTS and not any(each <= RESTART_MAX_S for each in took):
             assert instance.terminate() == 0
             assert not instance.logged("will run again")
             flow.read_all()
