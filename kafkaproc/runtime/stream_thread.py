@@ -483,6 +483,8 @@ class StreamThread:
         if not self._failed:
             self._failed = True
             self._channel.send(ThreadFailed(kind, text, trace, exit_code))
+            while self._closings:  # what they wait for does not come any more
+                self._finish_close(self._closings.pop(0), drained=False)
         while self._failed and not self._shutting_down:
             select.select([self._channel], [], [])
             for command in self._channel.receive_nowait():

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from stream_thread_support import Bench, Gate, StreamThreadRun, numbered
+from stream_thread_support import DEADLINE_S, Bench, Gate, StreamThreadRun, numbered
 from test_stream_thread_effects import MODES, in_mode
 
 import kafkaproc as kp
@@ -253,6 +253,29 @@ def test_an_output_that_the_broker_refuses_ends_the_thread_and_commits_nothing_o
         assert isinstance(failure, ThreadFailed)
         assert sink in failure.text and "uthoriz" in failure.text
         assert thread.committable(source) <= 3
+
+
+def test_a_thread_that_fails_while_it_closes_waits_for_nothing_more(bench: Bench) -> None:
+    source, sink = bench.topic(), bench.topic()
+    hangs, fails = Gate(), Gate()
+    called: list[int] = []
+
+    async def call(value: Any) -> Any:
+        called.append(value["i"])
+        await (hangs if value["i"] == 0 else fails).wait()
+        return "x" * 2_000_000
+
+    app = kp.App("test")
+    app.stream(source, key=STRING, value=JSON).map_values(call).to(sink, value=JSON)
+    bench.feed(source, numbered(["hangs", "fails"]))
+    with bench.run(app) as thread:
+        thread.assign()
+        thread.until(lambda: len(called) == 2)
+        thread.begin_close(deadline_ms=10 * int(DEADLINE_S * 1000))
+        fails.open()
+        assert isinstance(thread.failure(), ThreadFailed)
+        assert not thread.closed().drained
+        hangs.open()
 
 
 @pytest.mark.parametrize("mode", ["async", "blocking"])
