@@ -237,16 +237,17 @@ class _AsyncioWorker:
             if blocked_s < BLOCKED_LOOP_S + _BEAT_S or beat_ns == reported_ns or self._thread.ident is None:
                 continue
             frame = sys._current_frames().get(self._thread.ident)
-            if frame is not None:
-                reported_ns = beat_ns
-                stage, where = self._culprit(frame)
-                log.warning(
-                    "%s blocks the event loop for %.1f s, so no other call of this stream thread goes on: %s. "
-                    "Await what waits, or make the function a plain one in kafkaproc.blocking()",
-                    stage,
-                    blocked_s,
-                    where,
-                )
+            if frame is None or frame.f_code is _AsyncioWorker._run.__code__:
+                continue  # it executes nothing: the process was stopped, or gets no CPU
+            reported_ns = beat_ns
+            stage, where = self._culprit(frame)
+            log.warning(
+                "%s blocks the event loop for %.1f s, so no other call of this stream thread goes on: %s. "
+                "Await what waits, or make the function a plain one in kafkaproc.blocking()",
+                stage,
+                blocked_s,
+                where,
+            )
 
     def _culprit(self, frame: FrameType) -> tuple[str, str]:
         """The stage, and the line of its function, whatever that has called."""

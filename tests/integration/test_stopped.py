@@ -51,6 +51,7 @@ def stopped_and_woken_up(flow: Flow, *settings: str) -> None:
     allowed = finished + ON_THE_WAY
     print(f"{flow.finish(duplicate_max=allowed)}; allowed {allowed}, of which finished {finished}")
     assert stopped.logged("the supervisor did not run for")
+    assert not stopped.logged("blocks the event loop"), "no function did"
     assert stopped.terminate() == 0
     assert other.terminate() == 0
     flow.finish(duplicate_max=allowed)
