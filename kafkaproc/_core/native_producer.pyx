@@ -52,7 +52,8 @@ cdef class NativeProducer(NativeClient):
             self.wake_from(self.queue, wakeup_fd)
 
     cdef int set_delivery(self, delivery_t delivery, void *opaque) except -1:
-        if self.outstanding:
+        # Not `outstanding`: that counts librdkafka's own events too, such as a broker that cannot be reached.
+        if self.used_by_python:
             raise RuntimeError(f"{self.name}: messages are under way, whose reports belong to deliveries()")
         self.context.delivery = delivery
         self.context.delivery_opaque = opaque
@@ -70,6 +71,7 @@ cdef class NativeProducer(NativeClient):
         intptr_t opaque = 0,
     ) -> None:
         """Queues one message, whose report deliveries() brings. BufferError: the queue is full, or reports wait to be taken."""
+        self.used_by_python = True
         cdef rd_kafka_topic_t *handle = self.topic(topic)
         if self.context.delivery != keep_report:
             raise RuntimeError(f"{self.name}: delivery reports go to the stream loop")
