@@ -16,6 +16,7 @@ _RETRY_INTERVAL_S = 0.1
 # KafkaError.retriable() is no help: librdkafka sets it for transactions only.
 _MENDED_BY_WAITING = {
     KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._DESTROY_BROKER,  # the bootstrap handle of a client that has just learned the real brokers
     KafkaError._TRANSPORT,
     KafkaError._TIMED_OUT,
     KafkaError._WAIT_COORD,
