@@ -76,7 +76,7 @@ def command(
     from kafkaproc.cli.demo_screen import Screen
 
     # However it is ended, it ends in order: what it started is stopped, what it created is deleted.
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
 
     limit = min(flights or FLIGHT_COUNT, FLIGHT_COUNT)

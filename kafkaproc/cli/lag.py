@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,7 @@ def command(
         return read_lag(settings, admin, sources.resolve(admin.topic_names()))
 
     if watch:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the display ends in order
         with contextlib.suppress(KeyboardInterrupt):
             (_print_lines if as_json else _show_live)(read)
     elif as_json:
