@@ -25,7 +25,7 @@ from typing import Final
 
 from kafkaproc.clients.admin import Admin
 from kafkaproc.clients.consumer import CommitFailure, GroupConsumer, GroupProblem
-from kafkaproc.clients.partitions import OffsetPair, TopicInfo, TopicPartition
+from kafkaproc.clients.partitions import TOPIC_ID_UNKNOWN, OffsetPair, TopicInfo, TopicPartition
 from kafkaproc.errors import BrokerError, KafkaprocError
 from kafkaproc.runtime.assignment import Sources
 from kafkaproc.runtime.commits import OVERTAKEN, Pairs, split_requests
@@ -69,6 +69,13 @@ class PartitionsLost:
 
 
 @dataclass(frozen=True)
+class TopicsRecreated:
+    """These were deleted and created again: positions in the old ones say nothing about them."""
+
+    topics: dict[str, TopicInfo]
+
+
+@dataclass(frozen=True)
 class GroupTrouble:
     """What the group or the cluster says is wrong; librdkafka tries again by itself, unless it is final."""
 
@@ -91,7 +98,13 @@ class CommitResult:
 
 
 GroupEvent = (
-    PartitionsAssigned | PartitionsRevoked | PartitionsLost | GroupTrouble | GroupFailed | CommitResult
+    PartitionsAssigned
+    | PartitionsRevoked
+    | PartitionsLost
+    | TopicsRecreated
+    | GroupTrouble
+    | GroupFailed
+    | CommitResult
 )
 
 
@@ -128,6 +141,7 @@ class GroupMembership:
         self._unprepared: set[TopicPartition] = set()
         self._prepare_again_at = 0.0
         self._topics: frozenset[str] = frozenset()
+        self._topic_ids: dict[str, bytes] = {}
         self._look_again_at = 0.0
         self._stop = threading.Event()
         self._answers_only = False
@@ -136,9 +150,10 @@ class GroupMembership:
         self._consumer = GroupConsumer(settings, client_id, self)
         self._thread = threading.Thread(target=self._run, name="membership", daemon=True)
 
-    def start(self, topics: frozenset[str]) -> None:
+    def start(self, topics: Mapping[str, TopicInfo]) -> None:
         """Joins the group for `topics`."""
-        self._topics = topics
+        self._topics = frozenset(topics)
+        self._note_ids(topics)
         self._look_again_at = time.monotonic() + self._settings.metadata_max_age_ms / 1000
         self._thread.start()
 
@@ -193,23 +208,41 @@ class GroupMembership:
             self._prepare_again_at = time.monotonic() + FETCH_RETRY_S
             return
         self._unprepared -= wanted
+        self._note_ids(topics)
         self._post(PartitionsAssigned(pairs, topics))
 
     def _look_at_topics(self) -> None:
-        """New topics that a pattern matches, and topics that are gone. New partitions librdkafka notices itself."""
+        """New topics that a pattern matches, topics that are gone, and those that are not the same any more.
+
+        New partitions librdkafka notices itself.
+        """
         self._look_again_at = time.monotonic() + self._settings.metadata_max_age_ms / 1000
         try:
             existing = self._admin.topic_names()
+            found = self._admin.topics(self._topics & existing)
         except BrokerError as error:
             log.warning("topics could not be looked at again: %s", error)
             return
         self._sources.check_exist(existing)
+        self._note_ids(found)
         topics = self._sources.resolve(existing)
         if topics != self._topics:
             added, removed = sorted(topics - self._topics), sorted(self._topics - topics)
             log.info("source topics changed", extra={"added": added, "removed": removed})
             self._topics = topics
             self._consumer.subscribe(topics)
+
+    def _note_ids(self, topics: Mapping[str, TopicInfo]) -> None:
+        """A member that holds partitions of a recreated topic may never hear of it from the group."""
+        known = {name: topic for name, topic in topics.items() if topic.topic_id != TOPIC_ID_UNKNOWN}
+        recreated = {
+            name: topic
+            for name, topic in known.items()
+            if self._topic_ids.get(name, topic.topic_id) != topic.topic_id
+        }
+        self._topic_ids.update((name, topic.topic_id) for name, topic in known.items())
+        if recreated:
+            self._post(TopicsRecreated(recreated))
 
     # --- commits -----
 

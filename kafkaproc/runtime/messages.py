@@ -70,11 +70,10 @@ class Start(ToStreamThread, frozen=True):
     app_ref: str
     """`app.py`, `app.py:name` or `package.module:name`, as the user gave it."""
     thread_index: int
-    incarnation: int
-    """0 for the first process of this stream thread, then one more with each restart."""
-    instance_id: str
     client_id: str
     """Prefix for the client ids of this stream thread: `<application id>-<instance id>-StreamThread-<n>`, n from 1."""
+    partition_count: int
+    """How many partitions it will have if this instance is the only one: they share what librdkafka holds ready."""
     metadata_budget: int
     """Characters of commit metadata a partition: the broker's limit, at most limits.METADATA_BUDGET_CHARS."""
     lease_timeout_ms: int
@@ -88,7 +87,8 @@ class AssignTasks(ToStreamThread, frozen=True):
 
 
 class CloseTasks(ToStreamThread, frozen=True):
-    """Answered by one TasksClosed that names all of them, at the deadline at the latest.
+    """Answered by one TasksClosed that names all of them: at the deadline at the latest, but not before their outputs
+    are acknowledged. The supervisor kills a process that takes much longer.
 
     A deadline of 0 means that the partitions were lost: drop what is in flight, nothing of it will be committed.
     """

@@ -16,7 +16,6 @@ its outputs acknowledged → TasksClosed.
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import select
@@ -78,9 +77,6 @@ WORKERS_STOP_S: Final = 5.0
 
 PRODUCER_CONNECT_MS: Final = 1_000
 """How long a start waits at most for a broker's answer to the producer; without one it goes on."""
-
-GC_THRESHOLDS: Final = (50_000, 20, 50)
-"""Allocations before the youngest generation is collected, and so on: see gc.set_threshold."""
 
 _abandoned: Final[list[StreamThread]] = []
 """Those whose native memory a call may still come back to."""
@@ -167,6 +163,7 @@ class StreamThread:
                 "auto.offset.reset": "error" if reset == "none" else reset,
             },
             wakeup_fd=records_fd,
+            partitions=self._start.partition_count,
         )
         stages = [stage for subtopology in self._topology.subtopologies for stage in subtopology.stages]
         self._stages = [self._stage(index, node) for index, node in enumerate(stages)]
@@ -200,9 +197,6 @@ class StreamThread:
         )
         self._workers.start()
         self._connect_producer()
-        # A thousand coroutines in flight are a live set that the default thresholds walk after every 700 allocations.
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
         self._channel.send(Ready(os.getpid()))
 
     def serve(self) -> None:
@@ -395,10 +389,13 @@ class StreamThread:
                     closing.drained = False
                     self._loop.fence(task_id)
                 closing.snapshot = self._loop.publisher.request_snapshot()
-            elif self._loop.publisher.published >= closing.snapshot or now >= closing.deadline_ns:
+            elif (published := self._loop.publisher.published >= closing.snapshot) or (
+                # Else it waits, and the supervisor ends this process: what it has not delivered by the time that
+                # the task runs elsewhere, it must not deliver later.
+                self._shutting_down and now >= closing.deadline_ns
+            ):
                 self._closings.remove(closing)
-                drained = closing.drained and self._loop.publisher.published >= closing.snapshot
-                self._finish_close(closing, drained)
+                self._finish_close(closing, closing.drained and published)
         for task_id, node, topic, partition, offset in self._loop.late_blocking_events():
             self._fail_task(
                 task_id,

@@ -41,6 +41,7 @@ from kafkaproc.runtime.group import (
     PartitionsAssigned,
     PartitionsLost,
     PartitionsRevoked,
+    TopicsRecreated,
 )
 from kafkaproc.runtime.handovers import Handovers
 from kafkaproc.runtime.identity import InstanceDirectory
@@ -272,6 +273,8 @@ class Supervisor:
                 self._on_revoked(event)
             case PartitionsLost():
                 self._on_lost(event)
+            case TopicsRecreated():
+                self._on_recreated(event)
             case CommitResult():
                 self._on_committed(event)
             case GroupTrouble(problem=problem) if problem.final:
@@ -335,7 +338,7 @@ class Supervisor:
         self._lease = Lease(lease_timeout_ms(self._settings, facts.limits), time.monotonic_ns())
         self._commits.open(self._group.submit, time.monotonic_ns())
         self._lifecycle.enter(InstanceState.REBALANCING)
-        self._group.start(frozenset(facts.source_topics))
+        self._group.start(facts.source_topics)
         for thread in self._threads:
             if thread.state is ThreadState.STARTING:
                 self._send_start(thread, facts)
@@ -373,15 +376,15 @@ class Supervisor:
 
     def _send_start(self, thread: StreamThreadProcess, facts: ClusterFacts) -> None:
         """As soon as the facts are there; the process has been coming up meanwhile."""
+        partitions = sum(topic.partition_count for topic in facts.source_topics.values())
         self._threads.send(
             thread,
             Start(
                 settings=self._settings,
                 app_ref=self._app_ref,
                 thread_index=thread.index,
-                incarnation=thread.incarnation,
-                instance_id=self._directory.instance_id,
                 client_id=f"{self._client_id}-StreamThread-{thread.index + 1}",
+                partition_count=max(1, -(-partitions // len(self._threads))),
                 metadata_budget=facts.limits.metadata_chars,
                 lease_timeout_ms=lease_timeout_ms(self._settings, facts.limits),
             ),
@@ -456,6 +459,8 @@ class Supervisor:
             return
         for task in tasks:
             for partition, slot in task.slots.items():
+                if partition in task.lost:
+                    continue
                 state = thread.segment.read_partition(slot)
                 # The epoch tells this life of the slot from a former one.
                 if state is not None and state.epoch == task.epoch and state.committable_offset >= 0:
@@ -492,11 +497,24 @@ class Supervisor:
         log.warning("%d partition(s) went to other instances without our doing", len(event.partitions))
         self._commits.ledger.drop(event.partitions)
         tasks = self._board.release(event.partitions)
+        for task in tasks:
+            task.lost |= event.partitions  # and may come back while the task is still being closed
         if not self._lifecycle.ending:
             self._lifecycle.enter(InstanceState.REBALANCING)
             self._close_tasks(tasks, 0)
         self._lease.membership_proven(time.monotonic_ns())
         event.answered.set()
+
+    def _on_recreated(self, event: TopicsRecreated) -> None:
+        """Their tasks start anew: a commit of the old topic, which names its id, is none of the new one (I2)."""
+        self._task_starts.note_topics(event.topics.values())
+        if self._lifecycle.ending:
+            return
+        log.warning("deleted and created again: %s", ", ".join(sorted(event.topics)))
+        tasks = self._board.tasks_reading(event.topics)
+        if tasks:
+            self._lifecycle.enter(InstanceState.REBALANCING)
+            self._close_tasks(tasks, self._close_ms)
 
     def _apply_plan(self, now: int) -> None:
         plan = self._board.plan(now)

@@ -21,7 +21,7 @@ Pure: no clock but what is passed in, no I/O. Owned by the supervisor's main thr
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -56,6 +56,8 @@ class PlacedTask:
     epoch: int
     phase: TaskPhase = TaskPhase.STARTING
     slots: dict[TopicPartition, int] = field(default_factory=dict)
+    lost: frozenset[TopicPartition] = frozenset()
+    """Of its partitions those that another instance took: what their slots say is not committed any more."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,11 @@ class TaskBoard:
 
     def tasks_of(self, thread: int) -> list[PlacedTask]:
         return [task for task in self.placed.values() if task.thread == thread]
+
+    def tasks_reading(self, topics: Collection[str]) -> list[PlacedTask]:
+        return [
+            task for task in self.placed.values() if any(each.topic in topics for each in task.partitions)
+        ]
 
     def where(self, task_id: TaskId) -> int | None:
         """The stream thread that has the task, or would get it back."""

@@ -110,6 +110,28 @@ def test_i2_a_topic_recreated_while_the_application_is_down_is_read_from_its_beg
     assert flow.instances[-1].logged("was deleted and created again")
 
 
+def test_i2_a_topic_recreated_while_the_application_runs_is_read_from_its_beginning(
+    flows: FlowFactory, kafka_cluster: KafkaCluster
+) -> None:
+    """The group may hear nothing of it, and librdkafka goes on at the old position of the new log."""
+    flow = flows(partitions=2, key_count=10)
+    flow.load.produce(RECORDS)
+    instance = flow.start("--set", "metadata_max_age_ms=3000", call_ms=0)
+    flow.wait_until_committed()
+    topic = flow.inputs[0]
+    kafka_cluster.delete_topic(topic)
+    kafka_cluster.create_topic(topic, 2)
+    SequenceLoad(flow.servers, topic, key_count=10).produce(2 * RECORDS)
+    wait_until(lambda: instance.logged("deleted and created again"), 30, "the new topic is noticed")
+    flow.wait_until_committed()
+    flow.read_all()
+    ends = end_offsets(flow.servers, topic)
+    assert {output.source for output in flow.outputs[RECORDS:]} == {
+        (topic, partition, offset) for partition, end in ends.items() for offset in range(end)
+    }
+    assert instance.terminate() == 0
+
+
 def test_the_completed_set_still_applies_where_only_the_log_start_has_passed_its_base(
     flows: FlowFactory, tmp_path: Path
 ) -> None:

@@ -64,9 +64,8 @@ def test_messages_arrive_whole_and_in_order(ends: Ends) -> None:
         settings=Settings(application_id="a"),
         app_ref="app.py",
         thread_index=1,
-        incarnation=2,
-        instance_id="i",
         client_id="c",
+        partition_count=4,
         metadata_budget=4096,
         lease_timeout_ms=30_000,
     )

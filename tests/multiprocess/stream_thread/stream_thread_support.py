@@ -16,7 +16,6 @@ and must not report a failure, unless the test says that it expects one.
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import os
 import select
@@ -308,9 +307,8 @@ class StreamThreadRun:
             ),
             app_ref=self.app_ref,
             thread_index=0,
-            incarnation=0,
-            instance_id="instance",
             client_id="test-instance-StreamThread-1",
+            partition_count=8,
             metadata_budget=self.metadata_budget,
             lease_timeout_ms=self.lease_timeout_ms,
         )
@@ -341,7 +339,6 @@ class StreamThreadRun:
             finally:
                 channel.close()
 
-        self._gc_thresholds = gc.get_threshold()
         self._thread = threading.Thread(target=run, name="stream-thread")
         self._thread.start()
 
@@ -371,9 +368,6 @@ class StreamThreadRun:
             assert self._thread is not None
             self._thread.join(DEADLINE_S)
             assert not self._thread.is_alive()
-            # A stream-thread process freezes what it has loaded; this process goes on.
-            gc.unfreeze()
-            gc.set_threshold(*self._gc_thresholds)
         self.channel.close()
         self.segment.close()
         if self.error is not None and kind is None:

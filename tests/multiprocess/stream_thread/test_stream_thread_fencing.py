@@ -5,6 +5,7 @@ time is published before TasksClosed. The lease: without a supervisor's sign of 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from test_stream_thread_effects import MODES
 
 import kafkaproc as kp
 from kafkaproc.runtime import stream_thread
+from kafkaproc.runtime.messages import TasksClosed
 
 STRING, JSON = kp.serdes.string, kp.serdes.json()
 HANGING_MODES = MODES[1:]
@@ -188,15 +190,14 @@ def test_i8_calls_that_wait_for_a_thread_are_not_begun_after_the_fence(bench: Be
         assert bench.log(sink) == []
 
 
-def test_i3_a_task_is_closed_at_the_deadline_without_the_acknowledgements(own_bench: Bench) -> None:
-    """Its slot then holds its last word: the acknowledgements that come later change nothing in it."""
+@pytest.fixture
+def unacknowledged(own_bench: Bench) -> Iterator[tuple[StreamThreadRun, str, str]]:
+    """A thread whose task has written ten outputs, of which five are not acknowledged; source and sink."""
     bench = own_bench
-    source, other, sink = bench.topic(), bench.topic(), bench.topic()
+    source, sink = bench.topic(), bench.topic()
     split_brokers(bench, source, sink)
-    bench.cluster.set_leader(other, 0, 1)
     app = kp.App("test")
     app.stream(source).to(sink)
-    app.stream(other).map_values(lambda value: value).foreach(lambda value: None)
     with bench.run(app) as thread:
         thread.assign()
         bench.feed(source, numbered(["k"] * 5))
@@ -204,14 +205,36 @@ def test_i3_a_task_is_closed_at_the_deadline_without_the_acknowledgements(own_be
         bench.cluster.set_down(broker=2)
         bench.feed(source, numbered(["k"] * 5, start=5))
         thread.until(lambda: thread.counter("records_processed") == 10)
-        assert not thread.close_tasks("0_0", deadline_ms=200).drained
-        last_word = thread.committed(source)[source, 0]
-        assert last_word.offset == 5
-        bench.cluster.set_up(broker=2)
-        bench.feed(other, numbered(["k"] * 3))
-        thread.finish(other, 3)
-        assert thread.committed(source)[source, 0] == last_word
-        assert len(bench.outputs(sink, 10)) == 10
+        yield thread, source, sink
+
+
+def test_i1_i3_a_task_is_not_closed_while_its_outputs_may_still_be_delivered(
+    own_bench: Bench, unacknowledged: tuple[StreamThreadRun, str, str]
+) -> None:
+    """Else they could come after those of whoever has it next. The supervisor kills a process that takes too long."""
+    thread, source, sink = unacknowledged
+    thread.begin_close("0_0", deadline_ms=200)
+    deadline = time.monotonic() + 0.4
+    thread.until(lambda: time.monotonic() > deadline)
+    thread.beats()
+    assert not any(isinstance(reply, TasksClosed) for reply in thread.replies)
+    assert thread.committed(source)[source, 0].offset == 5
+    own_bench.cluster.set_up(broker=2)
+    assert thread.closed().drained
+    assert thread.committed(source)[source, 0].offset == 10
+    assert len(own_bench.outputs(sink, 10)) == 10
+
+
+def test_i3_a_thread_stops_at_the_deadline_without_the_acknowledgements(
+    own_bench: Bench, unacknowledged: tuple[StreamThreadRun, str, str]
+) -> None:
+    """What has not been delivered by then never is."""
+    thread, source, sink = unacknowledged
+    thread.shutdown(deadline_ms=200)
+    assert not next(reply for reply in thread.replies if isinstance(reply, TasksClosed)).drained
+    assert thread.committed(source)[source, 0].offset == 5
+    own_bench.cluster.set_up(broker=2)
+    assert len(own_bench.log(sink)) == 5
 
 
 def test_a_thread_stops_although_a_blocking_call_does_not_return(

@@ -8,6 +8,7 @@ LOG_FILE, a JSON object a line. Behaviours:
 
     work             as a stream thread should
     slow-close       acknowledges CloseTasks and Shutdown half a second late
+    slow-drop        acknowledges CloseTasks for lost partitions a second late
     never-close      does not acknowledge CloseTasks; obeys Shutdown
     fail-task        the first task fails at once
     fail-thread      the stream thread fails at once
@@ -42,6 +43,7 @@ from kafkaproc.runtime.messages import (
 STEP = 10
 TICK_S = 0.02
 SLOW_CLOSE_S = 0.5
+SLOW_DROP_S = 1.0
 
 
 class FakeStreamThread:
@@ -56,11 +58,7 @@ class FakeStreamThread:
         self.lease_lost = False
 
     def log(self, event: str, **details: object) -> None:
-        thread = {
-            "thread": self.start.thread_index,
-            "incarnation": self.start.incarnation,
-            "pid": os.getpid(),
-        }
+        thread = {"thread": self.start.thread_index, "pid": os.getpid()}
         line = json.dumps({"event": event, **thread, **details}) + "\n"
         with self.log_file.open("a") as stream:
             stream.write(line)
@@ -171,6 +169,8 @@ class FakeStreamThread:
             return
         if self.behaviour == "slow-close" and deadline_ms > 0:
             time.sleep(SLOW_CLOSE_S)  # sleep: the slow call under test
+        if self.behaviour == "slow-drop" and deadline_ms == 0:
+            time.sleep(SLOW_DROP_S)  # sleep: the busy stream loop under test
         finals = {}
         for task_id in task_ids:
             task = self.tasks.pop(task_id)

@@ -217,16 +217,28 @@ def test_a_stream_thread_that_does_not_close_is_killed_and_the_rebalance_goes_on
     )
 
 
+FAR = 1_500
+"""Offsets: three seconds of work, more than the first instance has done."""
+
+
+@pytest.mark.parametrize("behaviour", ["work", "slow-drop"])
 def test_a_stopped_supervisor_loses_its_lease_and_does_not_commit_what_it_lost(
-    kafka_cluster: KafkaCluster, instances: InstanceFactory
+    kafka_cluster: KafkaCluster, instances: InstanceFactory, behaviour: str
 ) -> None:
-    first = instances(session_timeout_ms=2000)
+    """Also where a partition comes back to it before the stream thread has let go of it."""
+    first = instances(session_timeout_ms=2000, behaviour=behaviour)
     first.wait_running(4)
     first.signal(signal.SIGSTOP)
     first.wait_for("lease lost")
     second = instances("two", session_timeout_ms=2000)
     second.wait_running(4)
-    frozen = starts(second)
+    frozen = {name: offsets[0] for name, offsets in starts(second).items()}
+
+    def far_ahead() -> dict[str, int]:
+        now = {name: pair.offset for name, pair in committed(kafka_cluster, second).items()}
+        return now if all(now.get(name, 0) > offset + FAR for name, offset in frozen.items()) else {}
+
+    low = wait_until(far_ahead, 30, "the second works")
     first.signal(signal.SIGCONT)
     lost = [line for line in wait_for_line(first, "went to other instances") if line]
     assert lost
@@ -235,8 +247,12 @@ def test_a_stopped_supervisor_loses_its_lease_and_does_not_commit_what_it_lost(
     )
     assert closes, "dropped, not finished"
     # What the second has committed since never goes back.
-    low = {name: offsets[0] for name, offsets in frozen.items()}
     first.wait_running(2)
+    back = [opened for opened in first.events("opened") if opened["epoch"] > 4]
+    assert len(back) == 2
+    for opened in back:
+        for name, (offset, _metadata, _topic_id) in opened["starts"].items():
+            assert offset >= low[name], "it starts where the second instance has come to"
     second.wait_running(2)
     assert all(committed(kafka_cluster, second)[name].offset >= offset for name, offset in low.items())
     assert any("the supervisor did not run for" in line["message"] for line in first.logged())
