@@ -61,6 +61,7 @@ cdef struct Task:
     Partition *partitions
     int64_t open_events                  # scheduled or running
     int64_t open_origins
+    int64_t buffered_bytes               # of its records that wait for Python, and of its events
     int stage_count
     int32_t *stages                      # of its sub-topology: their bounds stop its intake
     int64_t *running                     # events of it at each of `stages` that were dispatched and are not over
@@ -212,7 +213,7 @@ cdef class Collector:
     cdef Task *tasks
     cdef Event *free_events
     cdef Origin *free_origins
-    cdef int64_t buffered_bytes          # payloads of events that wait or run
+    cdef int64_t buffered_bytes          # of all tasks: see Task
     cdef list topics                     # names by topic index
     cdef int64_t unacknowledged[2]       # outputs by acknowledgement generation
     cdef int generation

@@ -240,6 +240,7 @@ cdef class Collector:
             self.task.open_events += 1
             self.partition.in_flight += 1
             self.buffered_bytes += ordered.item.size_bytes
+            self.task.buffered_bytes += ordered.item.size_bytes
             result = scheduler_schedule(self.schedulers[ordered.stage], &ordered.item)
             if result == SCHEDULE_NO_MEMORY or result == SCHEDULE_FULL:
                 self.no_memory = True
@@ -372,6 +373,7 @@ cdef class Collector:
         event.task.running[stage_position(event.task, event.stage)] -= 1
         partition.in_flight -= 1
         self.buffered_bytes -= event.item.size_bytes
+        event.task.buffered_bytes -= event.item.size_bytes
         if applied:
             origin.pending -= 1
             if origin.pending == 0:
@@ -398,6 +400,7 @@ cdef class Collector:
                 task.open_events -= 1
                 event.partition.in_flight -= 1
                 self.buffered_bytes -= event.item.size_bytes
+                task.buffered_bytes -= event.item.size_bytes
                 self._drop_from_origin(event.origin)
                 self.spend_event(event)
 

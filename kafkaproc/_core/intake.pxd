@@ -22,10 +22,11 @@ cdef class Intake:
     cdef TaskTable tasks
     cdef int64_t *max_waiting            # by stage
     cdef int64_t max_buffered_bytes
+    cdef int64_t task_bytes              # each task's share of them, which no other task uses
+    cdef int64_t reserved_bytes          # what of the shares was unused when this round began
     cdef int64_t max_task_idle_ns        # -1: never wait
     cdef TakenRecord *taken
     cdef int taken_count
-    cdef int64_t taken_bytes
     cdef int64_t polled_count
     cdef int64_t skipped_count
     cdef int64_t paused_count            # partitions that stand at a bound, as of the last round
@@ -33,8 +34,10 @@ cdef class Intake:
     cdef int error                       # librdkafka's, of the first partition that cannot be read
     cdef bint take(self, int64_t now, bint blocked) noexcept nogil
     cdef void records_arrived(self) noexcept nogil
+    cdef void _count_bytes(self, TakenRecord *record, int sign) noexcept nogil
     cdef void forget(self, Task *task) noexcept nogil
     cdef void forget_first(self, int count) noexcept nogil
+    cdef void _share_out(self) noexcept nogil
     cdef bint _is_full(self, Task *task) noexcept nogil
     cdef bint _take_from(self, Task *task, int64_t now) noexcept nogil
     cdef Partition *_choose(self, Task *task, int64_t now) noexcept nogil

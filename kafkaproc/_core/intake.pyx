@@ -52,6 +52,7 @@ cdef class Intake:
         cdef Task *last = NULL
         cdef bint progress = False
         self.paused_count = 0
+        self._share_out()
         while task != NULL:
             if task.state == TASK_RUNNING:
                 if blocked or self._is_full(task):
@@ -67,10 +68,21 @@ cdef class Intake:
             last.next.next = NULL
         return progress
 
+    cdef void _share_out(self) noexcept nogil:
+        """Half of the bytes in equal shares, the other half to whoever needs it: a stuck key of one task must not stop the others."""
+        cdef Task *task = self.tasks.first
+        self.reserved_bytes = 0
+        if task != NULL:
+            self.task_bytes = self.max_buffered_bytes // (2 * self.tasks.task_count)
+        while task != NULL:
+            if task.buffered_bytes < self.task_bytes:
+                self.reserved_bytes += self.task_bytes - task.buffered_bytes
+            task = task.next
+
     cdef bint _is_full(self, Task *task) noexcept nogil:
         cdef int index
         cdef int stage
-        if self.collector.buffered_bytes + self.taken_bytes >= self.max_buffered_bytes:
+        if task.buffered_bytes >= self.task_bytes and self.collector.buffered_bytes + self.reserved_bytes >= self.max_buffered_bytes:
             return True
         for index in range(task.stage_count):
             stage = task.stages[index]
@@ -113,8 +125,8 @@ cdef class Intake:
                 self.taken[self.taken_count].partition = partition
                 self.taken[self.taken_count].message = message
                 self.taken[self.taken_count].life = life
+                self._count_bytes(&self.taken[self.taken_count], 1)
                 self.taken_count += 1
-                self.taken_bytes += message.key_len + message.len
             if self._is_full(task):
                 break
         return count > 0
@@ -186,11 +198,16 @@ cdef class Intake:
                 task.partitions[index].ready = True
             task = task.next
 
+    cdef void _count_bytes(self, TakenRecord *record, int sign) noexcept nogil:
+        cdef int64_t size = sign * <int64_t>(record.message.key_len + record.message.len)
+        self.collector.buffered_bytes += size
+        record.partition.task.buffered_bytes += size
+
     cdef void forget_first(self, int count) noexcept nogil:
         """The Python part has dealt with these."""
         cdef int index
         for index in range(count):
-            self.taken_bytes -= self.taken[index].message.key_len + self.taken[index].message.len
+            self._count_bytes(&self.taken[index], -1)
         self.taken_count -= count
         memmove(self.taken, self.taken + count, self.taken_count * sizeof(TakenRecord))
 
@@ -200,7 +217,7 @@ cdef class Intake:
         cdef int kept = 0
         for index in range(self.taken_count):
             if self.taken[index].partition.task == task:
-                self.taken_bytes -= self.taken[index].message.key_len + self.taken[index].message.len
+                self._count_bytes(&self.taken[index], -1)
                 api.message_destroy(self.taken[index].message)
             else:
                 self.taken[kept] = self.taken[index]

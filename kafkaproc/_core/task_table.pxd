@@ -23,6 +23,7 @@ cdef class TaskTable:
     cdef Collector collector
     cdef NativeConsumer consumer
     cdef Task *first                     # linked by `next`: what the native loop walks
+    cdef int task_count                  # in the list
     cdef dict handles                    # task id → TaskHandle
     cdef list removed                    # TaskHandle, until nothing of them is in flight
     cdef uint32_t next_owner

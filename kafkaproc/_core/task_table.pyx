@@ -116,6 +116,7 @@ cdef class TaskTable:
             task.partitions[index].queue = queue.queue
         task.next = self.first
         self.first = task
+        self.task_count += 1
         self.handles[runtime.task_id] = handle
 
     def begin_close(self, str task_id):
@@ -158,6 +159,7 @@ cdef class TaskTable:
         while link[0] != handle.task:
             link = &link[0].next
         link[0] = handle.task.next
+        self.task_count -= 1
         if handle.task.open_events == 0 and handle.task.open_origins == 0:
             handle.release()
         else:

@@ -182,6 +182,35 @@ def test_i7_intake_pauses_at_the_input_buffers_bytes(bench: Bench, is_native: bo
         thread.until(lambda: thread.counter("buffered_bytes") == 0)
 
 
+@pytest.mark.parametrize("is_native", [True, False])
+def test_i7_a_stuck_key_with_large_values_leaves_the_other_tasks_their_share_of_the_input_buffer(
+    bench: Bench, is_native: bool
+) -> None:
+    source, sink = bench.topic(2), bench.topic()
+    gate = Gate()
+
+    async def call(value: Any, ctx: kp.Context) -> bytes:
+        if ctx.partition == 0:
+            await gate.wait()
+        return b"done"
+
+    app = kp.App("test")
+    stream = app.stream(source)
+    if not is_native:
+        stream = stream.peek(lambda value: None)
+    stream.map_values(call).to(sink)
+    size = 50_000
+    bench.feed(source, [(b"stuck", bytes(size))] * 60, partition=0)
+    with bench.run(app, input_buffer_max_bytes=limits.INPUT_BUFFER_BYTES_MIN) as thread:
+        thread.assign()
+        thread.until(lambda: thread.counter("paused_partitions") == 1)
+        bench.feed(source, [(b"%d" % number, bytes(size)) for number in range(60)], partition=1)
+        thread.until(lambda: thread.committable(source, 1) == 60)
+        assert thread.counter("buffered_bytes") < limits.INPUT_BUFFER_BYTES_MIN + 2 * size
+        gate.open()
+        thread.finish(source, 120)
+
+
 def test_i7_intake_pauses_where_too_many_events_wait_at_a_stage(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
