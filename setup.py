@@ -63,6 +63,7 @@ EXTENSIONS = [
     extension("flow"),
     extension("nodes"),
     extension("task_runtime"),
+    extension("eager_coroutine"),
     extension("io_worker", "ring.c", "wakeup.c"),
     extension("task_table"),
     extension("publisher"),

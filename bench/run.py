@@ -67,7 +67,7 @@ class Bench:
         )
         log = CACHE / "bench-logs" / f"{group}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        job = Job(contender, run, load.expected, case.observer(), case.warm_up, log)
+        job = Job(contender, run, load.expected, case.observer(), case.warm_up, case.cool_down, log)
         try:
             figures = case.measure(job)
         except RunFailed as failure:

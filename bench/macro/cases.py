@@ -58,7 +58,8 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`warm_up` is the share of the outputs that is through before the window of the figures opens."""
+    """`warm_up` is the share of the outputs that is through before the window of the figures opens, `cool_down` what
+    comes after it has closed: with nothing left to start, the last calls are fewer than may be in flight."""
 
     name: str
     title: str
@@ -67,6 +68,7 @@ class Case:
     bars: Sequence[Bar]
     observer: Callable[[], Observer] = NothingToSee
     warm_up: float = 0.25
+    cool_down: float = 0.0
     measure: Callable[[Job], Figures] = field(default=measure)
 
 
@@ -125,6 +127,7 @@ CASES = [
         [kafkaproc("kafkaproc", "call.py", call="10", in_flight=100)],
         [Bar("of C/L", _theory("kafkaproc"), 0.95)],
         observer=CallLengths,
+        cool_down=0.1,
     ),
     Case(
         "async-1000",
@@ -138,14 +141,16 @@ CASES = [
         ],
         [Bar("of the hand-written asyncio consumer", _ratio("kafkaproc", "asyncio_keys"), 1.0)],
         observer=CallLengths,
+        cool_down=0.1,
     ),
     Case(
         "lognormal",
         "async def, lognormal (median 50 ms, p99 500 ms), 1,000 in flight, 1 stream thread",
-        {"input": Input(120_000)},
+        {"input": Input(240_000)},
         [kafkaproc("kafkaproc", "call.py", call="lognormal:50:500", in_flight=1000)],
         [Bar("of C/L", _theory("kafkaproc"), 0.95)],
         observer=CallLengths,
+        cool_down=0.1,
     ),
     Case(
         "two-calls",
@@ -160,6 +165,7 @@ CASES = [
             Bar("of C/L, with 1,000 in flight", _theory("kafkaproc"), 0.95),
         ],
         observer=CallLengths,
+        cool_down=0.1,
     ),
     Case(
         "hot-key",
@@ -174,10 +180,10 @@ CASES = [
     ),
     Case(
         "hot-key-stop",
-        "the offset at which intake stops for the sake of a hot key: as before, without end",
+        "how far intake gets past a hot key: as before, without end",
         {"input": Input(400_000, partitions=8, hot_share=0.5)},
         [kafkaproc("kafkaproc", "call.py", call="10", in_flight=50, say_where=True)],
-        [Bar("is the offset of the hot key's partition where it stops", _fact("stop_offset"), 20_000)],
+        [Bar("offsets past the hot key, then its partition waits for it", _fact("lead"), 20_000)],
         measure=measure_intake_stop,
     ),
     Case(

@@ -18,7 +18,10 @@ from kafkaproc.testing import SequenceChecker, TopicReader
 HOT_KEY = b"key-000000"
 _READ_S = 0.1
 _STALL_S = 30.0  # nothing at all for so long is a failure
-_STILL_S = 1.0  # nothing from the hot key's partition for so long is a stop
+_STEADY_S = (
+    3.0  # the lead of the others in the hot key's partition has not grown for so long: intake has stopped
+)
+_GROWTH = 1.01  # and less than this is no growth
 
 
 class _Outputs:
@@ -30,7 +33,9 @@ class _Outputs:
         self.hot_count = 0
         self.hot_partition: int | None = None
         self.highest_offset: dict[int, int] = {}  # of another key's record, by input partition
-        self.moved_at: dict[int, float] = {}
+        self.lead = 0  # offsets from the hot key's last output to the highest of the others in its partition
+        self._hot_offset = 0
+        self._lead_grew_at = time.monotonic()
 
     def add(self, fields: dict[str, Any], time_ms: int) -> None:
         key, partition, offset = fields["key"].encode(), fields["partition"], fields["offset"]
@@ -38,16 +43,18 @@ class _Outputs:
         if key == HOT_KEY:
             self.hot_count += 1
             self.hot_partition = partition
+            self._hot_offset = offset
             return
         self.times_ms.append(time_ms)
         self.highest_offset[partition] = max(self.highest_offset.get(partition, 0), offset)
-        self.moved_at[partition] = time.monotonic()
+        lead = self.highest_offset[partition] - self._hot_offset
+        if partition == self.hot_partition and lead > self.lead * _GROWTH:
+            self.lead = lead
+            self._lead_grew_at = time.monotonic()
 
     @property
-    def hot_partition_stands_still(self) -> bool:
-        if self.hot_partition is None:
-            return False
-        return time.monotonic() - self.moved_at.get(self.hot_partition, time.monotonic()) > _STILL_S
+    def intake_has_stopped(self) -> bool:
+        return self.lead > 0 and time.monotonic() - self._lead_grew_at > _STEADY_S
 
 
 def measure_other_keys(job: Job) -> Figures:
@@ -63,11 +70,10 @@ def measure_other_keys(job: Job) -> Figures:
 
 
 def measure_intake_stop(job: Job) -> Figures:
-    """Until the hot key's partition stands still; the fact `stop_offset` says at which of its offsets."""
-    outputs, samples, started_at = _run_until(job, lambda outputs: outputs.hot_partition_stands_still)
-    assert outputs.hot_partition is not None
+    """Until intake of the hot key's partition stops; the fact `lead` says how far past the hot key it got."""
+    outputs, samples, started_at = _run_until(job, lambda outputs: outputs.intake_has_stopped)
     result = _figures_of_others(job, outputs, samples, started_at)
-    result.facts["stop_offset"] = outputs.highest_offset[outputs.hot_partition]
+    result.facts["lead"] = outputs.lead
     return result
 
 

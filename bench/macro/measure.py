@@ -3,8 +3,9 @@
 
 Nothing rests on what a contender says of itself. Its output topic has the broker's own timestamps (LogAppendTime), so
 the rate is that of records that were really written, in a window that starts when the first part (warm-up, JIT, group
-join) is through. The CPU is that of its whole process tree, sampled and interpolated to the same window. Then every
-output is read: each (key, sequence) must be there exactly once and in order, or the run is void.
+join) is through and ends before the last calls run alone. The CPU is that of its whole process tree, sampled and
+interpolated to the same window. Then every output is read: each (key, sequence) must be there exactly once and in
+order, or the run is void.
 """
 
 import contextlib
@@ -53,6 +54,7 @@ class Job:
     expected: Mapping[bytes, int]
     observer: Observer
     warm_up: float
+    cool_down: float
     log: Path
 
     def failed(self, what: str) -> RunFailed:
@@ -142,8 +144,8 @@ def measure(job: Job) -> Figures:
         finally:
             counter.close()
     times_ms = _read_outputs(job)
-    first = int(len(times_ms) * job.warm_up)
-    return figures(job, times_ms[first:], samples, first_output_s=times_ms[0] / 1000 - started_at)
+    first, last = int(len(times_ms) * job.warm_up), int(len(times_ms) * (1 - job.cool_down))
+    return figures(job, times_ms[first:last], samples, first_output_s=times_ms[0] / 1000 - started_at)
 
 
 def figures(job: Job, times_ms: Sequence[int], samples: Samples, first_output_s: float) -> Figures:

@@ -20,6 +20,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from kafkaproc._core.clock cimport monotonic_ns
+from kafkaproc._core.eager_coroutine cimport EagerCoroutine, eager
 from kafkaproc._core.flow cimport (
     EFFECT_ERROR,
     EFFECT_LOG,
@@ -67,7 +68,9 @@ from kafkaproc._core.segment cimport (
 from kafkaproc._core.task_runtime cimport TaskRuntime
 
 import asyncio
+from asyncio import Task
 from collections.abc import Coroutine
+from contextvars import copy_context
 
 from kafkaproc._core.nodes import as_bytes, child_named, forwarded, key_value, refuse_forward
 from kafkaproc.errors import DeserializationError, SerializationError, UserFunctionError
@@ -75,6 +78,10 @@ from kafkaproc.topology.nodes import Operation
 
 cdef extern from "Python.h":
     bint PyCoro_CheckExact(object)
+
+cdef enum:
+    EVENTS_A_TURN = 64                   # started before the loop's timers and sockets have a turn
+    COMPLETIONS_A_SIGNAL = 4             # a signal wakes the stream loop up; for each one it would hardly sleep
 
 cdef object MAP_VALUES = Operation.MAP_VALUES
 cdef object MAP = Operation.MAP
@@ -396,6 +403,10 @@ cdef class Host:
         entry.event = event
         ring_append(&self.completion)
         ring_publish(&self.completion)
+        return self.tell_loop()
+
+    cdef int tell_loop(self) except -1:
+        """There is a completion, which the stream loop sees by itself unless it sleeps."""
         wakeup_signal(&self.loop_wakeup)
         return 0
 
@@ -446,17 +457,19 @@ cdef class AsyncioHost(Host):
 
     cdef Wakeup wakeup                   # of this host
     cdef object loop
-    cdef object create_task
     cdef object resources
+    cdef object variables                # the contextvars that every event starts with
     cdef dict running                    # task → its EventContext: none is collected while it waits
+    cdef bint starting
+    cdef int untold                      # completions since the stream loop was last signalled
     cdef readonly int64_t beat_ns        # when the loop last came round: see runtime/io_workers.py
 
     def __init__(self, segment, index, loop_wakeup_fd, topics, wakeup_fd, loop, resources):
         self.wakeup.shared = segment_host_wakeup(&self.segment.segment, self.index)
         self.wakeup.fd = wakeup_fd
         self.loop = loop
-        self.create_task = loop.create_task
         self.resources = resources
+        self.variables = copy_context()
         self.running = {}
         self.beat_ns = monotonic_ns()
 
@@ -485,26 +498,59 @@ cdef class AsyncioHost(Host):
         cdef EventContext context = self.running.get(task)
         return None if context is None else context.node.name
 
+    cdef int tell_loop(self) except -1:
+        self.untold += 1
+        if self.untold == COMPLETIONS_A_SIGNAL:
+            self.signal_loop()
+        elif self.untold == 1:
+            self.loop.call_soon(self.signal_loop)    # after what else has ended in this round of the loop
+        return 0
+
+    def signal_loop(self):
+        if self.untold:
+            self.untold = 0
+            wakeup_signal(&self.loop_wakeup)
+
     def beat(self):
         self.beat_ns = monotonic_ns()
 
     def on_wakeup(self):
-        cdef Event *event
+        """The stream loop has put something into the ring while this loop slept, or was about to."""
+        cdef int count
         self.beat_ns = monotonic_ns()
         wakeup_cancel_sleep(&self.wakeup)
         wakeup_drain(&self.wakeup)
-        while True:
-            event = self.take()
-            if event == NULL:
-                wakeup_prepare_sleep(&self.wakeup)
+        count = self.start_events(EVENTS_A_TURN, None)
+        if count < EVENTS_A_TURN:
+            wakeup_prepare_sleep(&self.wakeup)
+            count = self.start_events(EVENTS_A_TURN, None)     # what came before that was not signalled
+        if count == EVENTS_A_TURN:
+            self.loop.call_soon(self.on_wakeup)
+
+    cdef int start_events(self, int limit, object outer) except -1:
+        """Starts up to `limit` events, within a step of the task `outer` if that is not None; returns how many."""
+        cdef Event *event
+        cdef int count = 0
+        if self.starting:                            # a function that has not waited is over: whoever started it goes on
+            return 0
+        self.starting = True
+        try:
+            while count < limit:
                 event = self.take()
                 if event == NULL:
-                    return
-                wakeup_cancel_sleep(&self.wakeup)
-            context = self.context_of(event, self.resources)
-            task = self.create_task(self.run(context))
-            self.running[task] = context
-            (<EventContext>context).task = task
+                    break
+                self.start_event(self.context_of(event, self.resources), outer)
+                count += 1
+        finally:
+            self.starting = False
+        return count
+
+    cdef int start_event(self, EventContext context, object outer) except -1:
+        cdef EagerCoroutine coroutine = eager(self.run(context))
+        variables = self.variables.copy()
+        context.task = Task(coroutine, loop=self.loop, context=variables)
+        self.running[context.task] = context
+        return coroutine.begin(context.task, self.loop, variables, outer)
 
     async def run(self, EventContext context):
         result = None
@@ -519,9 +565,12 @@ cdef class AsyncioHost(Host):
                 result = await context.call()
         except BaseException as caught:
             error = timed_out(context) if limit is not None and limit.expired() else caught
-        self.running.pop(context.task, None)
+        task = context.task
+        self.running.pop(task, None)
         context.task = None
         self.settle(context, result, error)
+        if self.untold == 0:
+            self.start_events(2 * COMPLETIONS_A_SIGNAL, task)
 
 
 def timed_out(EventContext context):

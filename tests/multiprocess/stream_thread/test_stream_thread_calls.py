@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What surrounds a call on the event loop: its task, its context variables, and the loop's other business."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from typing import Any
+
+from stream_thread_support import Bench, numbered
+
+import kafkaproc as kp
+
+STRING, JSON = kp.serdes.string, kp.serdes.json()
+
+variable: ContextVar[int | None] = ContextVar("variable", default=None)
+
+
+def test_each_call_has_a_task_and_context_variables_of_its_own(bench: Bench) -> None:
+    source, sink = bench.topic(2), bench.topic()
+    tasks: list[asyncio.Task[Any] | None] = []
+    wrong: list[str] = []
+
+    async def call(value: Any) -> Any:
+        task = asyncio.current_task()
+        tasks.append(task)
+        if variable.get() is not None:
+            wrong.append(f"starts with the variable of call {variable.get()}")
+        variable.set(value["i"])
+        for wait_s in (0, 0.001):
+            async with asyncio.timeout(10):
+                await asyncio.sleep(wait_s)
+            if asyncio.current_task() is not task:
+                wrong.append("another task")
+            if variable.get() != value["i"]:
+                wrong.append("another call's variable")
+        return value
+
+    app = kp.App("test")
+    app.stream(source, key=STRING, value=JSON).map_values(call, max_in_flight=50).to(sink, value=JSON)
+    bench.feed(source, numbered(f"k{number % 100}" for number in range(2000)))
+    with bench.run(app) as thread:
+        thread.assign()
+        thread.finish(source, 2000)
+    assert not wrong, wrong[:3]
+    assert None not in tasks
+    assert len({id(task) for task in tasks}) == 2000
+
+
+def test_calls_that_never_wait_leave_the_loop_to_others(bench: Bench) -> None:
+    """Each of them is over when it has been started, and frees the place of the next."""
+    source, sink = bench.topic(2), bench.topic()
+    count = 20_000
+    finished: list[int] = []
+
+    async def call(value: Any) -> Any:
+        if value["i"] == 0:
+            await asyncio.sleep(0.001)
+        finished.append(value["i"])
+        return value
+
+    app = kp.App("test")
+    app.stream(source, key=STRING, value=JSON).map_values(call, max_in_flight=100).to(sink, value=JSON)
+    bench.feed(source, numbered(f"k{number}" for number in range(count)))
+    with bench.run(app) as thread:
+        thread.assign()
+        thread.finish(source, count)
+    assert finished.index(0) < count // 2
