@@ -122,7 +122,7 @@ class App:
         topic, pattern: one of the two; `pattern` is a regular expression of Python's `re`, flags inline.
         key, value: serdes; the app's default serdes where not given.
         timestamp: a plain function `(value)` or `(value, ctx)` to the record's time in milliseconds; the
-            record's own where not given. Records with a negative time are dropped.
+            record's own where not given. What is no whole number, or negative, fails the record.
         offset_reset: `"earliest"`, `"latest"` or `"none"`, for partitions without a committed offset; the
             `auto_offset_reset` setting where not given.
         name: name of the source node.

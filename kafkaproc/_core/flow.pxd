@@ -229,6 +229,7 @@ cdef class Collector:
 
     cdef void begin(self, Partition *partition, rd_kafka_message_t *message, uint32_t life) noexcept nogil
     cdef void hand_on(self) noexcept nogil
+    cdef void advance_stream_time(self) noexcept nogil
     cdef void begin_replay(self, Event *event) noexcept nogil
     cdef void release(self) noexcept nogil
     cdef void abandon(self) noexcept

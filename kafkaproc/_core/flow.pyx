@@ -166,14 +166,18 @@ cdef class Collector:
         self.made_count = 0
         self.savepoint = self.output_count
         self.made = NULL
-        if self.timestamp_ms > partition.stream_time_ms:
-            partition.stream_time_ms = self.timestamp_ms
+
+    cdef void advance_stream_time(self) noexcept nogil:
+        """The record's time is known: its own, or what the source's timestamp function made of it."""
+        if self.timestamp_ms > self.partition.stream_time_ms:
+            self.partition.stream_time_ms = self.timestamp_ms
 
     cdef void hand_on(self) noexcept nogil:
         """The record, as it is, to every target of its source."""
         cdef int index
         cdef Output *output
         cdef NativeTarget *target
+        self.advance_stream_time()
         for index in range(self.partition.target_count):
             target = &self.partition.targets[index]
             if target.topic == NULL:

@@ -104,6 +104,7 @@ cdef class Source:
         collector.value_deserialize = self.value_deserialize
         if self.timestamp_extractor is not None:
             self.extract_timestamp(collector)
+        collector.advance_stream_time()
         for child in self.children:
             child.process(RAW, RAW)
         return 0

@@ -13,6 +13,7 @@ from stream_thread_support import Bench, Record, numbered
 from test_stream_thread_effects import MODES, in_mode
 
 import kafkaproc as kp
+from kafkaproc._core.commit_metadata import decode_metadata
 
 STRING, JSON, BYTES = kp.serdes.string, kp.serdes.json(), kp.serdes.bytes
 HEADERS: list[tuple[str, bytes | None]] = [
@@ -321,7 +322,7 @@ def test_a_sink_partitions_as_java_clients_do(bench: Bench) -> None:
             assert record.partition == murmur2_partition(record.key, 7)
 
 
-def test_a_timestamp_function_gives_the_time_that_goes_on(bench: Bench) -> None:
+def test_a_timestamp_function_gives_the_time_that_goes_on_and_stream_time(bench: Bench) -> None:
     source, sink = bench.topic(), bench.topic()
     app = kp.App("test")
     app.stream(source, key=STRING, value=JSON, timestamp=lambda value: 1_000 + value["i"]).to(sink)
@@ -329,6 +330,10 @@ def test_a_timestamp_function_gives_the_time_that_goes_on(bench: Bench) -> None:
     with bench.run(app) as thread:
         thread.assign()
         assert [record.timestamp_ms for record in bench.outputs(sink, 3)] == [1_000, 1_001, 1_002]
+        thread.finish(source, 3)
+        state = thread.state(source)
+        assert state is not None
+        assert decode_metadata(state.metadata).stream_time_ms == 1_002
 
 
 @pytest.mark.parametrize("mode", MODES)
