@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from stream_thread_support import Bench, Gate, StreamThreadRun, covered, numbered
+from stream_thread_support import DEADLINE_S, Bench, Gate, StreamThreadRun, covered, numbered
 from test_stream_thread_acknowledged import split_brokers
 from test_stream_thread_effects import MODES
 
@@ -237,6 +237,13 @@ def test_i3_a_thread_stops_at_the_deadline_without_the_acknowledgements(
     assert len(own_bench.log(sink)) == 5
 
 
+def let_go_of_abandoned() -> None:
+    """What a stream-thread process ends with, and this process would otherwise keep until it ends itself."""
+    while stream_thread._abandoned:
+        workers = stream_thread._abandoned.pop()._workers
+        assert workers is not None and workers.stop(DEADLINE_S)
+
+
 def test_a_thread_stops_although_a_blocking_call_does_not_return(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -252,6 +259,7 @@ def test_a_thread_stops_although_a_blocking_call_does_not_return(
         thread.shutdown(deadline_ms=50)
         assert any("abandoned" in message for message in caplog.messages)
     gate.open()
+    let_go_of_abandoned()
     assert bench.log(sink) == []
 
 
@@ -281,6 +289,7 @@ def test_a_thread_stops_although_a_coroutine_will_not_be_cancelled(
         thread.shutdown(deadline_ms=50)
         assert any("abandoned" in message for message in caplog.messages)
     gate.open()
+    let_go_of_abandoned()
     assert bench.log(sink) == []
 
 
