@@ -22,13 +22,13 @@ METADATA_HEADER_CHARS: Final = 96
 """Of the budget: version, CRC, topic id, base, end of span, leader epoch, stream time."""
 
 METADATA_BITS_PER_CHAR: Final = 6
-"""Payload of one ASCII character of the completed set's encodings."""
+"""Payload of one ASCII character of the completed set."""
 
 BITMAP_SPAN_MAX: Final = 24_000
-"""Offsets that the bitmap encoding covers, however the completed ones are spread."""
+"""Offsets that the completed set can span, however the completed ones are spread: a bit each is the worst case."""
 
 INCOMPLETE_LIST_MAX: Final = 1_400
-"""Incomplete offsets that the list encoding holds, wherever they lie within MAX_OFFSET_SPAN."""
+"""Incomplete offsets that fit wherever they lie within MAX_OFFSET_SPAN."""
 
 MAX_OFFSET_SPAN: Final = 1_000_000
 """Offsets from the committable offset to the position of one partition, beyond which its intake pauses."""
