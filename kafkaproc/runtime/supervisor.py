@@ -172,6 +172,8 @@ class Supervisor:
         self._control_socket: ControlSocket | None = None
         self._facts: ClusterFacts | None = None
         self._quiet_until_ns: dict[str, int] = {}
+        # The classic protocol revokes everything before it assigns anything; the consumer protocol need not assign.
+        self._between_assignments = False
         self._signalled = False
         self._last_commit_until_ns: int | None = None
         self._last_commit_failed = False
@@ -362,7 +364,9 @@ class Supervisor:
 
     def _settle(self) -> None:
         """To RUNNING when every task that this instance holds runs."""
-        if self._lifecycle.state is InstanceState.REBALANCING and self._board.version and self._board.settled:
+        if self._between_assignments or self._lifecycle.state is not InstanceState.REBALANCING:
+            return
+        if self._board.version and self._board.settled:
             self._lifecycle.enter(InstanceState.RUNNING)
             for thread in self._threads:
                 tasks = sorted(task.task_id for task in self._board.tasks_of(thread.index))
@@ -476,6 +480,7 @@ class Supervisor:
     def _on_assigned(self, event: PartitionsAssigned) -> None:
         now = time.monotonic_ns()
         self._lease.membership_proven(now)
+        self._between_assignments = False
         if self._lifecycle.ending:
             return
         self._lifecycle.enter(InstanceState.REBALANCING)
@@ -489,6 +494,7 @@ class Supervisor:
     def _on_revoked(self, event: PartitionsRevoked) -> None:
         """The plan of this turn closes the tasks; those of an instance that ends are being closed already."""
         self._handovers.begin(event, self._board.release(event.partitions))
+        self._between_assignments = self._settings.group_protocol == "classic"
         if not self._lifecycle.ending:
             self._lifecycle.enter(InstanceState.REBALANCING)
 
@@ -499,6 +505,7 @@ class Supervisor:
         tasks = self._board.release(event.partitions)
         for task in tasks:
             task.lost |= event.partitions  # and may come back while the task is still being closed
+        self._between_assignments = self._settings.group_protocol == "classic"
         if not self._lifecycle.ending:
             self._lifecycle.enter(InstanceState.REBALANCING)
             self._close_tasks(tasks, 0)
