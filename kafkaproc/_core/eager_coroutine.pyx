@@ -11,7 +11,8 @@ and half a millisecond of each key's time.
 
 The user's code sees nothing of it: it runs as its own task (asyncio.current_task), in its own context. What is left to the task's
 first step is to hear what came of the coroutine's. `_enter_task` and `_leave_task` are what the documentation of asyncio
-("Extending") gives for it.
+("Extending") gives for it. A future says by its flag `_asyncio_future_blocking` that it has just been yielded by an await, and a task
+clears it; other tasks may await the same future between our first step and the task's, so the flag is set only when the task looks.
 
 Owned by: the event loop's thread.
 """
@@ -19,7 +20,7 @@ Owned by: the event loop's thread.
 cimport cython
 from cpython.ref cimport Py_DECREF, PyObject
 
-from asyncio import _enter_task as enter_task, _leave_task as leave_task
+from asyncio import CancelledError, _enter_task as enter_task, _leave_task as leave_task
 from collections.abc import Coroutine
 
 cdef extern from "Python.h":
@@ -51,6 +52,9 @@ cdef class EagerCoroutine:
             self.ended = PyIter_Send(self.coroutine, None, &result) == PYGEN_RETURN
             self.waits_for = <object>result
             Py_DECREF(self.waits_for)
+            if getattr(self.waits_for, "_asyncio_future_blocking", None):
+                self.waits_for._asyncio_future_blocking = False
+                self.blocking = True
         except BaseException as error:
             self.error = error
         PyContext_Exit(variables)
@@ -68,6 +72,8 @@ cdef class EagerCoroutine:
             if self.ended:
                 raise StopIteration
             waits_for, self.waits_for = self.waits_for, None
+            if self.blocking:
+                waits_for._asyncio_future_blocking = True
             return waits_for
         ended = PyIter_Send(self.coroutine, None, &result) == PYGEN_RETURN
         waits_for = <object>result
@@ -80,7 +86,12 @@ cdef class EagerCoroutine:
         return self.__next__()           # a task sends nothing but None
 
     def throw(self, *error):
-        self.told = True
+        if not self.told:
+            self.told = True
+            waits_for, self.waits_for = self.waits_for, None
+            if self.blocking and isinstance(error[0], CancelledError) and waits_for.cancel():
+                waits_for._asyncio_future_blocking = True
+                return waits_for         # as ever, the task hears of its cancellation from what it waits for
         return self.coroutine.throw(*error)
 
     def close(self):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextvars import ContextVar
 from typing import Any
 
@@ -66,3 +67,49 @@ def test_calls_that_never_wait_leave_the_loop_to_others(bench: Bench) -> None:
         thread.assign()
         thread.finish(source, count)
     assert finished.index(0) < count // 2
+
+
+def test_calls_may_wait_for_one_future_or_task_together(bench: Bench) -> None:
+    """As when a token is fetched once for all: each call's first step is taken before its task knows what it awaits."""
+    source, sink = bench.topic(2), bench.topic()
+    count = 200
+    shared: dict[int, asyncio.Task[int]] = {}
+
+    async def fetch(number: int) -> int:
+        await asyncio.sleep(0.01)
+        return number
+
+    async def call(value: Any) -> Any:
+        number = value["i"] // 20
+        if number not in shared:
+            shared[number] = asyncio.create_task(fetch(number))
+        assert await shared[number] == number
+        return value
+
+    app = kp.App("test")
+    app.stream(source, key=STRING, value=JSON).map_values(call, max_in_flight=50).to(sink, value=JSON)
+    bench.feed(source, numbered(f"k{number}" for number in range(count)))
+    with bench.run(app) as thread:
+        thread.assign()
+        thread.finish(source, count)
+
+
+def test_a_call_given_up_in_its_first_step_takes_what_it_waits_for_with_it(bench: Bench) -> None:
+    source, sink = bench.topic(), bench.topic()
+    futures: list[asyncio.Future[None]] = []
+
+    async def call(value: Any) -> Any:
+        if value["i"] == 1:
+            threading.Event().wait(0.1)  # the timeout of the first passes before its task takes a step
+            return value
+        futures.append(asyncio.get_running_loop().create_future())
+        await futures[0]
+
+    app = kp.App("test")
+    app.stream(source, key=STRING, value=JSON).map_values(call, timeout="50ms").to(sink, value=JSON)
+    bench.feed(source, numbered(["a", "b"]))
+    with bench.run(app) as thread:
+        thread.assign()
+        thread.expects_failure = True
+        assert "longer than timeout" in thread.failure().text
+        assert futures[0].cancelled()
