@@ -55,7 +55,8 @@ class CommitLedger:
         self._unknown: set[TopicPartition] = set()
 
     def hold(self, partition: TopicPartition, committed: OffsetPair | None) -> None:
-        """This member holds `partition`, and the group has `committed` for it."""
+        """This member holds `partition` anew, and the group has `committed` for it."""
+        self._published.pop(partition, None)
         self._refused.discard(partition)
         self._committed[partition] = committed
 

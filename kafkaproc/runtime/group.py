@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from kafkaproc.clients.admin import Admin
 from kafkaproc.clients.consumer import CommitFailure, GroupConsumer, GroupProblem
@@ -57,14 +57,20 @@ class PartitionsRevoked:
     """These go when the supervisor answers, having closed and committed them."""
 
     partitions: frozenset[TopicPartition]
+    revision: int
+    """Of what this member holds; grows with each of these events."""
     answered: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True)
 class PartitionsLost:
-    """These are gone already: whatever of them is not committed must not be."""
+    """These are gone already: whatever of them is not committed must not be.
+
+    Also those of a revocation that the supervisor did not answer in time, as when the whole instance was stopped.
+    """
 
     partitions: frozenset[TopicPartition]
+    revision: int
     answered: threading.Event = field(default_factory=threading.Event)
 
 
@@ -111,6 +117,12 @@ GroupEvent = (
 _INTERRUPTED: Final = CommitFailure(OVERTAKEN, "interrupted by a rebalance", False)
 
 
+class _Request(NamedTuple):
+    revision: int
+    """The newest that the supervisor knew of."""
+    pairs: Pairs
+
+
 @dataclass
 class _Commit:
     """One under way: requests that are not answered yet, the first of them sent."""
@@ -145,7 +157,9 @@ class GroupMembership:
         self._look_again_at = 0.0
         self._stop = threading.Event()
         self._answers_only = False
-        self._requests: queue.SimpleQueue[Pairs] = queue.SimpleQueue()
+        self._revision = 0
+        self._known_revision = 0
+        self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._commit: _Commit | None = None
         self._consumer = GroupConsumer(settings, client_id, self)
         self._thread = threading.Thread(target=self._run, name="membership", daemon=True)
@@ -157,9 +171,16 @@ class GroupMembership:
         self._look_again_at = time.monotonic() + self._settings.metadata_max_age_ms / 1000
         self._thread.start()
 
+    def know(self, revision: int) -> None:
+        """The supervisor knows of this revision: what it submits from now on takes it into account."""
+        self._known_revision = revision
+
     def submit(self, pairs: Pairs) -> None:
-        """Commits `pairs`; a CommitResult is posted. One at a time."""
-        self._requests.put(pairs)
+        """Commits `pairs`; a CommitResult is posted. One at a time.
+
+        They are not sent if partitions have gone that the supervisor did not know of.
+        """
+        self._requests.put(_Request(self._known_revision, pairs))
 
     def close(self, timeout_s: float) -> bool:
         """Leaves the group; everything that is to be committed has been. False where that takes longer."""
@@ -247,13 +268,20 @@ class GroupMembership:
     # --- commits -----
 
     def _start_commit(self) -> None:
-        if self._commit is None:
-            try:
-                pairs = self._requests.get_nowait()
-            except queue.Empty:
-                return
+        if self._commit is None and (pairs := self._next_request(0)):
             self._commit = _Commit(pairs, split_requests(pairs))
             self._send_next(self._commit)
+
+    def _next_request(self, timeout_s: float) -> Pairs:
+        """Empty where there is none; those of an older revision are given up."""
+        while True:
+            try:
+                request = self._requests.get(timeout=timeout_s) if timeout_s else self._requests.get_nowait()
+            except queue.Empty:
+                return {}
+            if request.revision == self._revision:
+                return request.pairs
+            self._post(CommitResult(request.pairs, dict.fromkeys(request.pairs, _INTERRUPTED)))
 
     def _send_next(self, commit: _Commit) -> None:
         """The next request of a commit, or its result."""
@@ -283,17 +311,10 @@ class GroupMembership:
                 commit.failures.update(dict.fromkeys(request, _INTERRUPTED))
             self._post(CommitResult(commit.pairs, commit.failures))
 
-    def _give_up_requests(self) -> None:
-        """What was submitted before the supervisor knew that partitions are gone must not be sent after."""
-        while not self._requests.empty():
-            pairs = self._requests.get()
-            self._post(CommitResult(pairs, dict.fromkeys(pairs, _INTERRUPTED)))
-
     def _commit_inside_callback(self, timeout_s: float) -> None:
         """What the supervisor submits while a callback waits for it."""
-        try:
-            pairs = self._requests.get(timeout=timeout_s)
-        except queue.Empty:
+        pairs = self._next_request(timeout_s)
+        if not pairs:
             return
         failures: dict[TopicPartition, CommitFailure] = {}
         for request in split_requests(pairs):
@@ -311,14 +332,19 @@ class GroupMembership:
     def on_revoked(self, partitions: frozenset[TopicPartition]) -> None:
         self._unprepared -= partitions
         if partitions and not self._answers_only:
-            self._ask(PartitionsRevoked(partitions))
+            self._revision += 1
+            if not self._ask(PartitionsRevoked(partitions, self._revision)):
+                self._revision += 1
+                self._post(PartitionsLost(partitions, self._revision))
 
     def on_lost(self, partitions: frozenset[TopicPartition]) -> None:
         self._unprepared -= partitions
         if partitions and not self._answers_only:
-            self._ask(PartitionsLost(partitions))
+            self._revision += 1
+            self._ask(PartitionsLost(partitions, self._revision))
 
-    def _ask(self, event: PartitionsRevoked | PartitionsLost) -> None:
+    def _ask(self, event: PartitionsRevoked | PartitionsLost) -> bool:
+        """Whether it was answered."""
         self._give_up_commit()
         self._post(event)
         deadline = time.monotonic() + self._answer_timeout_s
@@ -326,9 +352,9 @@ class GroupMembership:
             if time.monotonic() >= deadline:
                 names = [str(partition) for partition in sorted(event.partitions)]
                 log.error("partitions are handed over unanswered", extra={"partitions": names})
-                break
+                return False
             if isinstance(event, PartitionsRevoked):
                 self._commit_inside_callback(ANSWER_POLL_S)
             else:
                 event.answered.wait(ANSWER_POLL_S)
-        self._give_up_requests()
+        return True

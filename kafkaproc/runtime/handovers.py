@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kafkaproc.clients.partitions import TopicPartition
 from kafkaproc.runtime.commits import Commits
 from kafkaproc.runtime.group import PartitionsRevoked
 from kafkaproc.runtime.task_board import PlacedTask
@@ -47,6 +48,10 @@ class Handovers:
     def begin(self, event: PartitionsRevoked, tasks: list[PlacedTask]) -> None:
         """`tasks` are those that hold the event's partitions, and are being closed."""
         self._handovers.append(_Handover(event, tasks))
+
+    def give_up(self, partitions: frozenset[TopicPartition]) -> None:
+        """They are lost: there is nobody to answer, and nothing to commit."""
+        self._handovers = [each for each in self._handovers if not each.event.partitions & partitions]
 
     def deadline_ns(self) -> int | None:
         """When `advance` has something to do without anything happening."""

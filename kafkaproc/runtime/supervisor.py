@@ -218,7 +218,8 @@ class Supervisor:
     # --- the loop -----
 
     def _turn(self) -> None:
-        timeout_ns = max(0, self._next_deadline_ns() - time.monotonic_ns())
+        before = time.monotonic_ns()
+        timeout_ns = max(0, self._next_deadline_ns() - before)
         for key, _ in self._selector.select(timeout_ns / 1e9):
             # An earlier handler of this turn may have closed what this one was ready on.
             current = self._selector.get_map().get(key.fd)
@@ -227,7 +228,7 @@ class Supervisor:
         now = time.monotonic_ns()
         if self._lease.renew(now):
             self._threads.stamp_lease(now)
-        self._threads.kill_late(now)
+        self._threads.kill_late(before)  # not for a reply that could not be read because this process was stopped
         self._threads.warn_of_stuck(now)
         if self._lifecycle.ending:
             self._advance_end(now)
@@ -493,6 +494,7 @@ class Supervisor:
 
     def _on_revoked(self, event: PartitionsRevoked) -> None:
         """The plan of this turn closes the tasks; those of an instance that ends are being closed already."""
+        self._know(event.revision)
         self._handovers.begin(event, self._board.release(event.partitions))
         self._between_assignments = self._settings.group_protocol == "classic"
         if not self._lifecycle.ending:
@@ -501,6 +503,8 @@ class Supervisor:
     def _on_lost(self, event: PartitionsLost) -> None:
         """Drops everything without a commit: another instance may be at work on it already."""
         log.warning("%d partition(s) went to other instances without our doing", len(event.partitions))
+        self._know(event.revision)
+        self._handovers.give_up(event.partitions)
         self._commits.ledger.drop(event.partitions)
         tasks = self._board.release(event.partitions)
         for task in tasks:
@@ -509,8 +513,13 @@ class Supervisor:
         if not self._lifecycle.ending:
             self._lifecycle.enter(InstanceState.REBALANCING)
             self._close_tasks(tasks, 0)
-        self._lease.membership_proven(time.monotonic_ns())
+        if not self._board.held:
+            self._lease.membership_proven(time.monotonic_ns())  # nothing is left that could be another's
         event.answered.set()
+
+    def _know(self, revision: int) -> None:
+        if self._group is not None:
+            self._group.know(revision)
 
     def _on_recreated(self, event: TopicsRecreated) -> None:
         """Their tasks start anew: a commit of the old topic, which names its id, is none of the new one (I2)."""

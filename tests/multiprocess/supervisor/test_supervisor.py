@@ -232,13 +232,7 @@ def test_a_stopped_supervisor_loses_its_lease_and_does_not_commit_what_it_lost(
     first.wait_for("lease lost")
     second = instances("two", session_timeout_ms=2000)
     second.wait_running(4)
-    frozen = {name: offsets[0] for name, offsets in starts(second).items()}
-
-    def far_ahead() -> dict[str, int]:
-        now = {name: pair.offset for name, pair in committed(kafka_cluster, second).items()}
-        return now if all(now.get(name, 0) > offset + FAR for name, offset in frozen.items()) else {}
-
-    low = wait_until(far_ahead, 30, "the second works")
+    low = far_ahead_of(starts(second), kafka_cluster, second)
     first.signal(signal.SIGCONT)
     lost = [line for line in wait_for_line(first, "went to other instances") if line]
     assert lost
@@ -256,6 +250,42 @@ def test_a_stopped_supervisor_loses_its_lease_and_does_not_commit_what_it_lost(
     second.wait_running(2)
     assert all(committed(kafka_cluster, second)[name].offset >= offset for name, offset in low.items())
     assert any("the supervisor did not run for" in line["message"] for line in first.logged())
+
+
+def test_i2_a_revocation_that_was_not_answered_in_time_is_a_loss(
+    kafka_cluster: KafkaCluster, instances: InstanceFactory
+) -> None:
+    """The supervisor is stopped while the partitions that it hands over are closed, and goes on when they are gone."""
+    quick = {"session_timeout_ms": 2000, "max_poll_interval_ms": 6000, "shutdown_timeout_ms": 1000}
+    first = instances(behaviour="slow-close", **quick)
+    first.wait_running(4)
+    second = instances("two", **quick)
+    first.wait_for("close")
+    first.signal(signal.SIGSTOP)
+    second.wait_running(4)
+    low = far_ahead_of(starts(second), kafka_cluster, second)
+    first.signal(signal.SIGCONT)
+    first.wait_running(2)
+    second.wait_running(2)
+    assert "handed over unanswered" in first.output()
+    for opened in [each for each in first.events("opened") if each["epoch"] > 4]:
+        for name, (offset, _metadata, _topic_id) in opened["starts"].items():
+            assert offset >= low[name], "it starts where the second instance has come to"
+    again = {name: [pair.offset] for name, pair in committed(kafka_cluster, second).items()}
+    assert all(offsets[0] >= low[name] for name, offsets in again.items()), "no commit goes back"
+    far_ahead_of(again, kafka_cluster, second)
+
+
+def far_ahead_of(
+    starts: dict[str, list[int]], cluster: KafkaCluster, instance: FakeInstance
+) -> dict[str, int]:
+    """Waits until the group has committed FAR more than that of every partition; returns what it has."""
+
+    def far_ahead() -> dict[str, int]:
+        now = {name: pair.offset for name, pair in committed(cluster, instance).items()}
+        return now if all(now.get(name, 0) > offsets[0] + FAR for name, offsets in starts.items()) else {}
+
+    return wait_until(far_ahead, 30, "commits go on")
 
 
 def wait_for_line(instance: FakeInstance, text: str) -> list[dict[str, Any]]:
