@@ -48,7 +48,6 @@ from kafkaproc.runtime.control import ControlChannel
 from kafkaproc.runtime.io_workers import IoWorkers, Resources, close_resources
 from kafkaproc.runtime.messages import (
     OFFSET_EARLIEST,
-    OFFSET_LATEST,
     AssignTasks,
     CloseTasks,
     Command,
@@ -334,11 +333,9 @@ class StreamThread:
                         "set it to earliest or latest to go on"
                     )
                 log.warning(
-                    "%s was deleted and created again since the last commit: starting at the %s record",
-                    where,
-                    reset,
+                    "%s was deleted and created again since the last commit: starting at its first record", where
                 )
-                offset = OFFSET_EARLIEST if reset == "earliest" else OFFSET_LATEST
+                offset = OFFSET_EARLIEST  # also where `latest` is set: all that it holds came after that commit
             elif result is RestoreResult.CORRUPT:
                 log.warning(
                     "the commit metadata of %s is damaged: records completed ahead of offset %d run again",

@@ -523,7 +523,7 @@ class Supervisor:
 
     def _on_recreated(self, event: TopicsRecreated) -> None:
         """Their tasks start anew: a commit of the old topic, which names its id, is none of the new one (I2)."""
-        self._task_starts.note_topics(event.topics.values())
+        self._task_starts.note_recreated(event.topics)
         if self._lifecycle.ending:
             return
         log.warning("deleted and created again: %s", ", ".join(sorted(event.topics)))

@@ -6,7 +6,7 @@ Owned by the supervisor's main thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from kafkaproc.clients.partitions import OffsetPair, TopicInfo, TopicPartition
 from kafkaproc.errors import TopicError
@@ -29,6 +29,7 @@ class TaskStarts:
         self._ledger = ledger
         self._topics: dict[str, TopicInfo] = {}
         self._topic_indexes: dict[str, int] = {}
+        self._recreated: set[str] = set()
 
     @property
     def topic_names(self) -> list[str]:
@@ -39,6 +40,11 @@ class TaskStarts:
         """The topics as the cluster has them now."""
         for topic in topics:
             self._topics[topic.name] = topic
+
+    def note_recreated(self, topics: Mapping[str, TopicInfo]) -> None:
+        """While this instance runs: all that they hold came after it had begun to read."""
+        self.note_topics(topics.values())
+        self._recreated.update(topics)
 
     def partition_counts(self) -> dict[str, int]:
         return {name: topic.partition_count for name, topic in self._topics.items()}
@@ -85,8 +91,8 @@ class TaskStarts:
                 f"(now {self._settings.num_stream_threads}), or start more instances"
             )
         task.slots[partition] = slot
-        reset = self._offset_reset(partition.topic)
-        nowhere = OffsetPair(OFFSET_LATEST if reset == "latest" else OFFSET_EARLIEST)
+        latest = self._offset_reset(partition.topic) == "latest" and partition.topic not in self._recreated
+        nowhere = OffsetPair(OFFSET_LATEST if latest else OFFSET_EARLIEST)
         pair = self._ledger.position(partition) or nowhere
         return PartitionStart(
             topic=partition.topic,

@@ -110,13 +110,17 @@ def test_i2_a_topic_recreated_while_the_application_is_down_is_read_from_its_beg
     assert flow.instances[-1].logged("was deleted and created again")
 
 
+@pytest.mark.parametrize("reset", ["earliest", "latest"])
 def test_i2_a_topic_recreated_while_the_application_runs_is_read_from_its_beginning(
-    flows: FlowFactory, kafka_cluster: KafkaCluster
+    flows: FlowFactory, kafka_cluster: KafkaCluster, reset: str
 ) -> None:
     """The group may hear nothing of it, and librdkafka goes on at the old position of the new log."""
     flow = flows(partitions=2, key_count=10)
+    options = ("--set", "metadata_max_age_ms=3000", "--set", f"auto_offset_reset={reset}")
+    instance = flow.start(*options, call_ms=0)
+    instance.wait_until_running(2)
+    instance.wait_until(lambda: {each.position for each in instance.partitions()} == {0}, "at the end")
     flow.load.produce(RECORDS)
-    instance = flow.start("--set", "metadata_max_age_ms=3000", call_ms=0)
     flow.wait_until_committed()
     topic = flow.inputs[0]
     kafka_cluster.delete_topic(topic)
