@@ -167,7 +167,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         ),
     ] = limits.MAX_IN_FLIGHT_DEFAULT
     blocking_threads: Annotated[
-        int, Setting("Threads of a stream thread for kp.blocking functions.", 1, limits.BLOCKING_THREADS_MAX)
+        int,
+        Setting(
+            "Threads of a stream thread for kp.blocking functions; each stage can count on half of an equal share.",
+            1,
+            limits.BLOCKING_THREADS_MAX,
+        ),
     ] = limits.BLOCKING_THREADS_DEFAULT
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Setting("Least severity that is logged.")

@@ -19,6 +19,8 @@ cdef class Dispatcher:
     cdef int stage_count
     cdef int64_t *max_in_flight          # by stage
     cdef int *stage_hosts
+    cdef int64_t blocking_threads        # of which each blocking stage
+    cdef int64_t blocking_share          # can count on so many, whatever the others do
     cdef bint has_blocking_timeouts
     cdef Ring dispatch_rings[HOST_COUNT]
     cdef Ring completion_rings[HOST_COUNT]
@@ -33,6 +35,7 @@ cdef class Dispatcher:
     cdef int64_t started_count
     cdef int64_t finished_count
     cdef bint dispatch(self) noexcept nogil
+    cdef int64_t _bound(self, int stage) noexcept nogil
     cdef bint collect(self) noexcept nogil
     cdef bint has_completions(self) noexcept nogil
     cdef void forget_first(self, int count) noexcept nogil

@@ -44,8 +44,10 @@ from kafkaproc._core.task_runtime cimport TaskRuntime
 cdef class Dispatcher:
     """The stream loop's end of the rings."""
 
-    def __cinit__(self, Collector collector, ThreadSegment segment, list stages, int asyncio_wakeup_fd, int blocking_pool_fd):
+    def __cinit__(self, Collector collector, ThreadSegment segment, list stages, int asyncio_wakeup_fd, int blocking_pool_fd,
+                  int64_t blocking_threads):
         cdef int index
+        cdef int64_t blocking_stages = 0
         cdef Stage stage
         self.collector = collector
         self.segment = segment
@@ -60,8 +62,12 @@ cdef class Dispatcher:
             self.max_in_flight[index] = stage.max_in_flight
             self.stage_hosts[index] = BLOCKING_HOST if stage.blocking else ASYNCIO_HOST
             self.slot_count += stage.max_in_flight
+            blocking_stages += stage.blocking
             if stage.blocking and stage.timeout_ns:
                 self.has_blocking_timeouts = True
+        if blocking_stages:
+            self.blocking_threads = blocking_threads
+            self.blocking_share = max(1, blocking_threads // (2 * blocking_stages))
         self.in_flight = <Event **>calloc(self.slot_count + 1, sizeof(Event *))
         self.effects = <Event **>calloc(self.slot_count + 1, sizeof(Event *))
         self.free_slots = <int32_t *>calloc(self.slot_count + 1, sizeof(int32_t))
@@ -92,6 +98,7 @@ cdef class Dispatcher:
         cdef InFlightEvent about
         cdef int stage
         cdef int host
+        cdef int64_t bound
         cdef int64_t counts[HOST_COUNT]
         cdef int64_t now = 0
         counts[0] = 0
@@ -99,7 +106,8 @@ cdef class Dispatcher:
         for stage in range(self.stage_count):
             scheduler = self.collector.schedulers[stage]
             host = self.stage_hosts[stage]
-            while scheduler_running(scheduler) < self.max_in_flight[stage]:
+            bound = self._bound(stage)
+            while scheduler_running(scheduler) < bound:
                 event = <Event *>scheduler_next(scheduler)
                 if event == NULL:
                     break
@@ -108,6 +116,7 @@ cdef class Dispatcher:
                 self.free_slot_count -= 1
                 event.in_flight_slot = self.free_slots[self.free_slot_count]
                 event.dispatched_ns = now
+                event.task.waiting[stage_position(event.task, stage)] -= 1
                 event.task.running[stage_position(event.task, stage)] += 1
                 self.in_flight[event.in_flight_slot] = event
                 about.subtopology = event.task.subtopology
@@ -135,6 +144,18 @@ cdef class Dispatcher:
             ring_publish(&self.dispatch_rings[BLOCKING_HOST])
             wakeup_pool_post(&self.blocking_pool, counts[BLOCKING_HOST])
         return counts[ASYNCIO_HOST] + counts[BLOCKING_HOST] > 0
+
+    cdef int64_t _bound(self, int stage) noexcept nogil:
+        """How many events of this stage may be in flight now. A blocking stage leaves the others their share of the threads (I10)."""
+        cdef int64_t bound
+        cdef int other
+        if self.stage_hosts[stage] != BLOCKING_HOST:
+            return self.max_in_flight[stage]
+        bound = self.blocking_threads
+        for other in range(self.stage_count):
+            if other != stage and self.stage_hosts[other] == BLOCKING_HOST:
+                bound -= max(self.blocking_share, scheduler_running(self.collector.schedulers[other]))
+        return min(self.max_in_flight[stage], max(bound, self.blocking_share))
 
     cdef bint collect(self) noexcept nogil:
         cdef RingEntry *entry

@@ -64,7 +64,8 @@ cdef struct Task:
     int64_t buffered_bytes               # of its records that wait for Python, and of its events
     int stage_count
     int32_t *stages                      # of its sub-topology: their bounds stop its intake
-    int64_t *running                     # events of it at each of `stages` that were dispatched and are not over
+    int64_t *waiting                     # events of it at each of `stages` that have not been dispatched
+    int64_t *running                     # those that were, and are not over
     bint *cut                            # by the same index: an event was dropped or has failed there, and none may overtake it
     PyObject *runtime                    # borrowed TaskRuntime; NULL once it is closed
 

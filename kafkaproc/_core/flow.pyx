@@ -245,6 +245,7 @@ cdef class Collector:
             self.partition.in_flight += 1
             self.buffered_bytes += ordered.item.size_bytes
             self.task.buffered_bytes += ordered.item.size_bytes
+            self.task.waiting[stage_position(self.task, ordered.stage)] += 1
             result = scheduler_schedule(self.schedulers[ordered.stage], &ordered.item)
             if result == SCHEDULE_NO_MEMORY or result == SCHEDULE_FULL:
                 self.no_memory = True
@@ -333,7 +334,7 @@ cdef class Collector:
             event.item.key = event.payload + key_bytes + value_bytes
         elif ordering_key_length >= 0:
             event.item.key = event.payload
-        # Python objects weigh at least what their record weighed: a guess, where asking would need the GIL and a walk.
+        # Python objects weigh at least what their record weighed; the caller, who has the GIL, may know better.
         event.source_bytes = self.source_bytes
         event.item.size_bytes = max(key_bytes + value_bytes + ordering_bytes, self.source_bytes) + <int64_t>sizeof(Event)
         event.stage = stage
@@ -405,6 +406,7 @@ cdef class Collector:
                 event.partition.in_flight -= 1
                 self.buffered_bytes -= event.item.size_bytes
                 task.buffered_bytes -= event.item.size_bytes
+                task.waiting[index] -= 1
                 self._drop_from_origin(event.origin)
                 self.spend_event(event)
 

@@ -20,10 +20,12 @@ cdef struct TakenRecord:
 cdef class Intake:
     cdef Collector collector
     cdef TaskTable tasks
+    cdef int stage_count
     cdef int64_t *max_waiting            # by stage
     cdef int64_t max_buffered_bytes
     cdef int64_t task_bytes              # each task's share of them, which no other task uses
     cdef int64_t reserved_bytes          # what of the shares was unused when this round began
+    cdef int64_t *reserved_waiting       # the same of the events that may wait, by stage
     cdef int64_t max_task_idle_ns        # -1: never wait
     cdef TakenRecord *taken
     cdef int taken_count
@@ -38,6 +40,7 @@ cdef class Intake:
     cdef void forget(self, Task *task) noexcept nogil
     cdef void forget_first(self, int count) noexcept nogil
     cdef void _share_out(self) noexcept nogil
+    cdef int64_t _waiting_share(self, int stage) noexcept nogil
     cdef bint _is_full(self, Task *task) noexcept nogil
     cdef bint _take_from(self, Task *task, int64_t now) noexcept nogil
     cdef Partition *_choose(self, Task *task, int64_t now) noexcept nogil

@@ -36,14 +36,17 @@ cdef class Intake:
         self.max_buffered_bytes = max_buffered_bytes
         self.max_task_idle_ns = max_task_idle_ms * 1_000_000 if max_task_idle_ms >= 0 else -1
         self.max_waiting = <int64_t *>calloc(len(collector.stages) + 1, sizeof(int64_t))
+        self.reserved_waiting = <int64_t *>calloc(len(collector.stages) + 1, sizeof(int64_t))
         self.taken = <TakenRecord *>calloc(PYTHON_BATCH, sizeof(TakenRecord))
-        if self.max_waiting == NULL or self.taken == NULL:
+        if self.max_waiting == NULL or self.reserved_waiting == NULL or self.taken == NULL:
             raise MemoryError
+        self.stage_count = len(collector.stages)
         for stage in collector.stages:
             self.max_waiting[stage.index] = stage.max_waiting
 
     def __dealloc__(self):
         free(self.max_waiting)
+        free(self.reserved_waiting)
         free(self.taken)
 
     cdef bint take(self, int64_t now, bint blocked) noexcept nogil:
@@ -69,15 +72,25 @@ cdef class Intake:
         return progress
 
     cdef void _share_out(self) noexcept nogil:
-        """Half of the bytes in equal shares, the other half to whoever needs it: a stuck key of one task must not stop the others."""
+        """Of the bytes, and of the events that may wait at each stage, half in equal shares to the tasks, the other half to whoever
+        needs it: a stuck key of one task must not stop the others (I10)."""
         cdef Task *task = self.tasks.first
-        self.reserved_bytes = 0
+        cdef int index
+        cdef int stage
         if task != NULL:
             self.task_bytes = self.max_buffered_bytes // (2 * self.tasks.task_count)
+        self.reserved_bytes = 0
+        for index in range(self.stage_count):
+            self.reserved_waiting[index] = 0
         while task != NULL:
-            if task.buffered_bytes < self.task_bytes:
-                self.reserved_bytes += self.task_bytes - task.buffered_bytes
+            self.reserved_bytes += max(0, self.task_bytes - task.buffered_bytes)
+            for index in range(task.stage_count):
+                stage = task.stages[index]
+                self.reserved_waiting[stage] += max(0, self._waiting_share(stage) - task.waiting[index])
             task = task.next
+
+    cdef int64_t _waiting_share(self, int stage) noexcept nogil:
+        return self.max_waiting[stage] // (2 * self.tasks.task_count)
 
     cdef bint _is_full(self, Task *task) noexcept nogil:
         cdef int index
@@ -86,7 +99,8 @@ cdef class Intake:
             return True
         for index in range(task.stage_count):
             stage = task.stages[index]
-            if scheduler_waiting(self.collector.schedulers[stage]) >= self.max_waiting[stage]:
+            if (task.waiting[index] >= self._waiting_share(stage)
+                    and scheduler_waiting(self.collector.schedulers[stage]) + self.reserved_waiting[stage] >= self.max_waiting[stage]):
                 return True
         return False
 

@@ -31,6 +31,8 @@ from kafkaproc._core.flow cimport (
 from kafkaproc._core.native_producer cimport NativeProducer
 from kafkaproc._core.rdkafka cimport api, rd_kafka_headers_t
 
+from sys import getsizeof
+
 from kafkaproc.errors import BrokerError, UserFunctionError
 from kafkaproc.topology import nodes as definitions
 from kafkaproc.topology.nodes import Mode, Operation
@@ -556,6 +558,8 @@ cdef class StageNode(Node):
         if value is not RAW:
             Py_INCREF(value)
             event.value = <PyObject *>value
+            # Of a container only itself: a walk through what it holds would cost more than the node did.
+            event.item.size_bytes = max(event.item.size_bytes, <int64_t>getsizeof(value, 0))
         return 0
 
     cdef int replay(self, Event *event) except -1:

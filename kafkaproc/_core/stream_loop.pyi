@@ -31,6 +31,7 @@ class StreamLoop:
         loop_wakeup_fd: int,
         asyncio_wakeup_fd: int,
         blocking_pool_fd: int,
+        blocking_threads: int,
         records_fd: int,
         control_fd: int,
         snapshot_interval_ms: int,

@@ -109,7 +109,8 @@ cdef class StreamLoop:
     cdef list failures                   # RecordFailure, of one task or of several
 
     def __cinit__(self, *, ThreadSegment segment, NativeConsumer consumer, NativeProducer producer, list stages, list topics,
-                  int loop_wakeup_fd, int asyncio_wakeup_fd, int blocking_pool_fd, int records_fd, int control_fd,
+                  int loop_wakeup_fd, int asyncio_wakeup_fd, int blocking_pool_fd, int64_t blocking_threads, int records_fd,
+                  int control_fd,
                   int64_t snapshot_interval_ms, int64_t lease_timeout_ms, int64_t max_buffered_bytes, int64_t max_task_idle_ms,
                   int partition_slots):
         self.segment = segment
@@ -120,7 +121,7 @@ cdef class StreamLoop:
         self.tasks = TaskTable(self.collector, consumer)
         self.publisher = Publisher(self.collector, segment, self.tasks, snapshot_interval_ms, partition_slots)
         self.intake = Intake(self.collector, self.tasks, max_buffered_bytes, max_task_idle_ms)
-        self.dispatcher = Dispatcher(self.collector, segment, stages, asyncio_wakeup_fd, blocking_pool_fd)
+        self.dispatcher = Dispatcher(self.collector, segment, stages, asyncio_wakeup_fd, blocking_pool_fd, blocking_threads)
         self.wakeup.shared = segment_stream_loop_wakeup(&segment.segment)
         self.wakeup.fd = loop_wakeup_fd
         self.records_fd = records_fd

@@ -31,8 +31,10 @@ cdef class TaskHandle:
         self.task.partitions = <Partition *>calloc(partition_count, sizeof(Partition))
         self.task.stages = <int32_t *>calloc(stage_count + 1, sizeof(int32_t))
         self.task.cut = <bint *>calloc(stage_count + 1, sizeof(bint))
+        self.task.waiting = <int64_t *>calloc(stage_count + 1, sizeof(int64_t))
         self.task.running = <int64_t *>calloc(stage_count + 1, sizeof(int64_t))
-        if self.task.partitions == NULL or self.task.stages == NULL or self.task.cut == NULL or self.task.running == NULL:
+        if (self.task.partitions == NULL or self.task.stages == NULL or self.task.cut == NULL or self.task.waiting == NULL
+                or self.task.running == NULL):
             raise MemoryError
         self.task.partition_count = partition_count
         self.task.stage_count = stage_count
@@ -51,6 +53,7 @@ cdef class TaskHandle:
         free(self.task.partitions)
         free(self.task.stages)
         free(self.task.cut)
+        free(self.task.waiting)
         free(self.task.running)
         free(self.task)
         self.task = NULL

@@ -166,6 +166,7 @@ class StreamThread:
         )
         stages = [stage for subtopology in self._topology.subtopologies for stage in subtopology.stages]
         self._stages = [self._stage(index, node) for index, node in enumerate(stages)]
+        blocking_threads = max(settings.blocking_threads, sum(node.mode is Mode.BLOCKING for node in stages))
         self._loop = StreamLoop(
             segment=self._segment,
             consumer=self._consumer,
@@ -175,6 +176,7 @@ class StreamThread:
             loop_wakeup_fd=loop_wakeup_fd,
             asyncio_wakeup_fd=asyncio_wakeup_fd,
             blocking_pool_fd=blocking_pool_fd,
+            blocking_threads=blocking_threads,
             records_fd=records_fd,
             control_fd=self._channel.fileno(),
             snapshot_interval_ms=min(SNAPSHOT_INTERVAL_MS, settings.commit_interval_ms),
@@ -191,7 +193,7 @@ class StreamThread:
             loop_wakeup_fd=loop_wakeup_fd,
             asyncio_wakeup_fd=asyncio_wakeup_fd,
             blocking_pool_fd=blocking_pool_fd,
-            blocking_threads=settings.blocking_threads,
+            blocking_threads=blocking_threads,
             on_failure=self._on_worker_failure,
         )
         self._workers.start()
@@ -333,9 +335,12 @@ class StreamThread:
                         "set it to earliest or latest to go on"
                     )
                 log.warning(
-                    "%s was deleted and created again since the last commit: starting at its first record", where
+                    "%s was deleted and created again since the last commit: starting at its first record",
+                    where,
                 )
-                offset = OFFSET_EARLIEST  # also where `latest` is set: all that it holds came after that commit
+                offset = (
+                    OFFSET_EARLIEST  # also where `latest` is set: all that it holds came after that commit
+                )
             elif result is RestoreResult.CORRUPT:
                 log.warning(
                     "the commit metadata of %s is damaged: records completed ahead of offset %d run again",

@@ -228,7 +228,9 @@ class Supervisor:
         now = time.monotonic_ns()
         if self._lease.renew(now):
             self._threads.stamp_lease(now)
-        self._threads.kill_late(before)  # not for a reply that could not be read because this process was stopped
+        self._threads.kill_late(
+            before
+        )  # not for a reply that could not be read because this process was stopped
         self._threads.warn_of_stuck(now)
         if self._lifecycle.ending:
             self._advance_end(now)

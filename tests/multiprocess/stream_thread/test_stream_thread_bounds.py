@@ -211,6 +211,52 @@ def test_i7_a_stuck_key_with_large_values_leaves_the_other_tasks_their_share_of_
         thread.finish(source, 120)
 
 
+def test_i7_a_value_that_a_function_has_enlarged_counts_as_what_it_is(bench: Bench) -> None:
+    source, sink = bench.topic(), bench.topic()
+    gate = Gate()
+
+    async def call(value: Any) -> bytes:
+        await gate.wait()
+        return b"done"
+
+    size = 20_000
+    app = kp.App("test")
+    app.stream(source).map_values(lambda value: bytes(size)).map_values(call, max_in_flight=1).to(sink)
+    bench.feed(source, numbered(f"k{number}" for number in range(3000)))
+    with bench.run(app, input_buffer_max_bytes=limits.INPUT_BUFFER_BYTES_MIN) as thread:
+        thread.assign()
+        thread.until(lambda: thread.counter("paused_partitions") == 1)
+        thread.beats()
+        # The records of one batch are taken before the first of them is enlarged.
+        assert thread.counter("records_polled") < 1500
+        gate.open()
+        thread.finish(source, 3000)
+
+
+def test_i10_a_stuck_key_with_a_large_fan_out_leaves_the_other_tasks_room_to_wait(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "STAGE_WAITING_MAX", 1000)
+    source, sink = bench.topic(2), bench.topic()
+    gate = Gate()
+
+    async def call(value: Any, ctx: kp.Context) -> Any:
+        if ctx.partition == 0:
+            await gate.wait()
+        return value
+
+    app = kp.App("test")
+    stream = app.stream(source, key=STRING, value=JSON)
+    stream.flat_map_values(lambda value: [value] * 100, value=JSON).map_values(call).to(sink, value=JSON)
+    bench.feed(source, numbered(["stuck"] * 1000), partition=0)
+    with bench.run(app) as thread:
+        thread.assign()
+        thread.until(lambda: thread.counter("paused_partitions") == 1)
+        bench.feed(source, numbered(f"k{number}" for number in range(100)), partition=1)
+        thread.until(lambda: thread.committable(source, 1) == 100)
+        gate.open()
+
+
 def test_i7_intake_pauses_where_too_many_events_wait_at_a_stage(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,8 @@ import threading
 from contextvars import ContextVar
 from typing import Any
 
-from stream_thread_support import Bench, numbered
+import pytest
+from stream_thread_support import Bench, Gate, numbered
 
 import kafkaproc as kp
 
@@ -113,3 +114,31 @@ def test_a_call_given_up_in_its_first_step_takes_what_it_waits_for_with_it(bench
         thread.expects_failure = True
         assert "longer than timeout" in thread.failure().text
         assert futures[0].cancelled()
+
+
+@pytest.mark.parametrize("stuck", [31, 40])
+def test_i10_a_stuck_blocking_stage_leaves_the_others_threads(bench: Bench, stuck: int) -> None:
+    """All stages share the pool of 32 threads."""
+    slow, quick, sink = bench.topic(), bench.topic(), bench.topic()
+    gate = Gate()
+
+    def hang(value: Any) -> Any:
+        gate.wait_blocking()
+        return value
+
+    def work(value: Any) -> Any:
+        return value
+
+    app = kp.App("test")
+    app.stream(slow, key=STRING, value=JSON).map_values(kp.blocking(hang)).to(sink, value=JSON)
+    app.stream(quick, key=STRING, value=JSON).map_values(kp.blocking(work)).to(sink, value=JSON)
+    bench.feed(slow, numbered(f"k{number}" for number in range(stuck)))
+    with bench.run(app, blocking_threads=32) as thread:
+        thread.assign()
+        thread.until(
+            lambda: thread.counter("in_flight") == 24
+        )  # a quarter of the threads is the other stage's
+        bench.feed(quick, numbered(f"k{number}" for number in range(20)))
+        thread.until(lambda: thread.committable(quick) == 20)
+        gate.open()
+        thread.finish(slow, stuck)

@@ -182,7 +182,7 @@ def test_i8_calls_that_wait_for_a_thread_are_not_begun_after_the_fence(bench: Be
     app = hanging_app(source, sink, calls, "blocking", max_in_flight=10)
     with bench.run(app, blocking_threads=1) as thread:
         thread.assign()
-        thread.until(lambda: len(thread.segment.in_flight()) == 10 and calls.started)
+        thread.until(lambda: len(thread.segment.in_flight()) == 1 and calls.started)
         thread.close_tasks("0_0", deadline_ms=0)
         gate.open()
         thread.until(lambda: not thread.segment.in_flight())
