@@ -123,8 +123,8 @@ class App:
         key, value: serdes; the app's default serdes where not given.
         timestamp: a plain function `(value)` or `(value, ctx)` to the record's time in milliseconds; the
             record's own where not given. What is no whole number, or negative, fails the record.
-        offset_reset: `"earliest"`, `"latest"` or `"none"`, for partitions without a committed offset; the
-            `auto_offset_reset` setting where not given.
+        offset_reset: `"earliest"`, `"latest"` or `"none"`, for partitions whose committed offset is missing
+            or out of the log; the `auto_offset_reset` setting where not given.
         name: name of the source node.
 
         Calls for equal topics share one source. Raises TopologyError where topics overlap in part, or are to

@@ -117,7 +117,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     commit_interval_ms: Annotated[int, Setting("Time between commits.", 10, HOUR_MS, "ms")] = 1_000
     auto_offset_reset: Annotated[
         Literal["earliest", "latest", "none"],
-        Setting("Where a partition without a committed offset starts; none refuses to start."),
+        Setting("Where a partition starts whose committed offset is missing or out of the log; none refuses."),
     ] = "earliest"
     state_dir: Annotated[
         str,

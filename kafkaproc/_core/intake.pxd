@@ -34,6 +34,7 @@ cdef class Intake:
     cdef int64_t paused_count            # partitions that stand at a bound, as of the last round
     cdef Partition *error_partition
     cdef int error                       # librdkafka's, of the first partition that cannot be read
+    cdef int64_t error_offset            # where it stood, negative unknown
     cdef bint take(self, int64_t now, bint blocked) noexcept nogil
     cdef void records_arrived(self) noexcept nogil
     cdef void _count_bytes(self, TakenRecord *record, int sign) noexcept nogil

@@ -200,6 +200,7 @@ cdef class Intake:
                 partition.changed = True
             elif self.error == 0:
                 self.error = message.err
+                self.error_offset = message.offset
                 self.error_partition = partition
             api.message_destroy(message)
 

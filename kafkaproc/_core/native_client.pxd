@@ -4,7 +4,14 @@
 # Owned by, written by, read by: one thread, which opens, polls and closes them. librdkafka's threads hand over through its queues.
 
 from kafkaproc._core.client_events cimport ClientContext
-from kafkaproc._core.rdkafka cimport rd_kafka_error_t, rd_kafka_queue_t, rd_kafka_resp_err_t, rd_kafka_t, rd_kafka_topic_t
+from kafkaproc._core.rdkafka cimport (
+    rd_kafka_error_t,
+    rd_kafka_queue_t,
+    rd_kafka_resp_err_t,
+    rd_kafka_t,
+    rd_kafka_topic_conf_t,
+    rd_kafka_topic_t,
+)
 
 cdef class NativeClient:
     cdef rd_kafka_t *rk                  # NULL once closed
@@ -20,6 +27,8 @@ cdef class NativeClient:
     cdef int serve(self) except -1 nogil
     # Valid until close(). Cached, so that a topic that is chosen record by record costs one dict lookup.
     cdef rd_kafka_topic_t *topic(self, str name) except NULL
+    # What a topic is made with, for topic() to give away; NULL: the client's own.
+    cdef rd_kafka_topic_conf_t *topic_conf(self, str name) except? NULL
 
 cdef int raise_error(rd_kafka_error_t *error, str doing) except -1          # takes the error
 cdef int raise_error_code(rd_kafka_resp_err_t code, str doing) except -1

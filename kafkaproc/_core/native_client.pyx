@@ -28,6 +28,7 @@ from kafkaproc._core.rdkafka cimport (
     rd_kafka_queue_t,
     rd_kafka_resp_err_t,
     rd_kafka_t,
+    rd_kafka_topic_conf_t,
     rd_kafka_topic_t,
 )
 
@@ -174,12 +175,15 @@ cdef class NativeClient:
         if self.rk == NULL:
             raise ValueError(f"{self.name} is closed")
         cdef bytes name_bytes = name.encode()
-        cdef rd_kafka_topic_t *topic = api.topic_new(self.rk, name_bytes, NULL)
+        cdef rd_kafka_topic_t *topic = api.topic_new(self.rk, name_bytes, self.topic_conf(name))
         if topic == NULL:
             raise BrokerError(f"{self.name}: topic {name!r}: {error_text(api.last_error())}")
         open_topics += 1
         self.topics[name] = <intptr_t> topic
         return topic
+
+    cdef rd_kafka_topic_conf_t *topic_conf(self, str name) except? NULL:
+        return NULL
 
     def poll(self) -> int:
         """Serves what has come in, without waiting: how many reports and events that was."""

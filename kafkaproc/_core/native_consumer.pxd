@@ -4,7 +4,7 @@
 from libc.stdint cimport int32_t, int64_t
 
 from kafkaproc._core.native_client cimport NativeClient
-from kafkaproc._core.rdkafka cimport ERR_NO_ERROR, api, rd_kafka_message_t, rd_kafka_queue_t, rd_kafka_t
+from kafkaproc._core.rdkafka cimport ERR_NO_ERROR, api, rd_kafka_message_t, rd_kafka_queue_t, rd_kafka_t, rd_kafka_topic_conf_t
 
 # One assigned partition's own queue. Not reading it is how backpressure works: librdkafka stops fetching the partition at its bounds,
 # and no other partition notices.
@@ -40,6 +40,8 @@ cdef class PartitionQueue:
 cdef class NativeConsumer(NativeClient):
     cdef int wakeup_fd                   # -1: none
     cdef dict queues                     # (topic, partition) → PartitionQueue
+    cdef dict offset_resets              # topic → its own auto.offset.reset
+    cdef rd_kafka_topic_conf_t *topic_conf(self, str name) except? NULL
     cdef int await_leaders(self, list starts) except -1
     cdef int check_starts(self, list starts) except -1
     cdef PartitionQueue open_queue(self, str topic, int32_t partition)

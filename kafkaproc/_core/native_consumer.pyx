@@ -28,13 +28,14 @@ from kafkaproc._core.rdkafka cimport (
     rd_kafka_message_t,
     rd_kafka_metadata_t,
     rd_kafka_resp_err_t,
+    rd_kafka_topic_conf_t,
     rd_kafka_topic_partition_list_t,
     rd_kafka_topic_partition_t,
     rd_kafka_topic_t,
 )
 
 from kafkaproc._core.client_settings import CONSUMER_DEFAULTS, prefetch_settings
-from kafkaproc.errors import BrokerError
+from kafkaproc.errors import BrokerError, ConfigError
 
 cdef enum:
     READ_BATCH = 256
@@ -127,10 +128,21 @@ cdef class NativeConsumer(NativeClient):
 
     def __init__(self, conf, *, wakeup_fd: int = -1, partitions: int = 8):
         self.queues = {}
+        self.offset_resets = {}
         self.wakeup_fd = wakeup_fd
         self.acquire(TYPE_CONSUMER, dict(conf), CONSUMER_DEFAULTS | prefetch_settings(partitions))
         if wakeup_fd >= 0:
             self.wake_from(self.queue, wakeup_fd)
+
+    def set_offset_reset(self, str topic not None, str policy not None) -> None:
+        """The `auto.offset.reset` of one topic. It is said before the topic's first assign, and holds until close().
+
+        librdkafka does the reset. Left to us by `error`, a truncated log would be read again from its start: only librdkafka knows the
+        offset where the logs part, and it goes on there under any other policy.
+        """
+        if topic in self.topics and self.offset_resets.get(topic) != policy:
+            raise ValueError(f"{topic} is in use: its auto.offset.reset cannot change")
+        self.offset_resets[topic] = policy
 
     def assign(self, str topic not None, int32_t partition, int64_t offset, int32_t leader_epoch = -1) -> PartitionQueue:
         """assign_many for one partition."""
@@ -140,8 +152,8 @@ cdef class NativeConsumer(NativeClient):
         """Starts fetching each (topic, partition, offset, leader epoch or -1), in the order given: its PartitionQueue.
 
         An offset is absolute, or -2 for the earliest, -1 for the end. One that the log does not have is a matter of
-        `auto.offset.reset`. The leader epoch is that of the record before the offset: librdkafka checks it against the log when the
-        partition gets another leader (KIP-320), not at the start. Raises BrokerError where the client cannot go on.
+        set_offset_reset, else of `auto.offset.reset`. The leader epoch is that of the record before the offset: librdkafka checks it
+        against the log when the partition gets another leader (KIP-320), not at the start. Raises BrokerError where the client cannot go on.
         """
         cdef rd_kafka_topic_partition_list_t *partitions
         cdef rd_kafka_error_t *error
@@ -228,6 +240,19 @@ cdef class NativeConsumer(NativeClient):
                     if code == ERR_NO_ERROR:
                         api.metadata_destroy(metadata)
         return 0
+
+    cdef rd_kafka_topic_conf_t *topic_conf(self, str name) except? NULL:
+        cdef char error[512]
+        cdef bytes policy
+        cdef rd_kafka_topic_conf_t *conf
+        if name not in self.offset_resets:
+            return NULL
+        policy = self.offset_resets[name].encode()
+        conf = api.default_topic_conf_dup(self.rk)
+        if api.topic_conf_set(conf, "auto.offset.reset", policy, error, sizeof(error)) != 0:
+            api.topic_conf_destroy(conf)
+            raise ConfigError(f"topic {name}: {(<bytes> error).decode('utf-8', 'replace')}")
+        return conf
 
     cdef PartitionQueue open_queue(self, str topic, int32_t partition):
         cdef PartitionQueue queue = PartitionQueue.__new__(PartitionQueue)

@@ -259,6 +259,10 @@ cdef struct RdKafkaApi:
                                           size_t *size) noexcept nogil
 
     # produce
+    rd_kafka_topic_conf_t *(*default_topic_conf_dup)(rd_kafka_t *rk) noexcept nogil
+    int (*topic_conf_set)(
+        rd_kafka_topic_conf_t *conf, const char *name, const char *value, char *error, size_t error_size) noexcept nogil
+    void (*topic_conf_destroy)(rd_kafka_topic_conf_t *conf) noexcept nogil
     rd_kafka_topic_t *(*topic_new)(rd_kafka_t *rk, const char *topic, rd_kafka_topic_conf_t *conf) noexcept nogil
     void (*topic_destroy)(rd_kafka_topic_t *topic) noexcept nogil
     const char *(*topic_name)(const rd_kafka_topic_t *topic) noexcept nogil

@@ -30,7 +30,7 @@ from kafkaproc._core.native_consumer cimport NativeConsumer
 from kafkaproc._core.native_producer cimport NativeProducer
 from kafkaproc._core.nodes cimport Source, StageNode
 from kafkaproc._core.publisher cimport Publisher
-from kafkaproc._core.rdkafka cimport api, rd_kafka_message_t
+from kafkaproc._core.rdkafka cimport ERR__AUTO_OFFSET_RESET, api, rd_kafka_message_t
 from kafkaproc._core.ring cimport Wakeup, wakeup_cancel_sleep, wakeup_drain, wakeup_prepare_sleep
 from kafkaproc._core.segment cimport (
     COUNTER_BUFFERED_BYTES,
@@ -396,8 +396,9 @@ cdef class StreamLoop:
                 "produce", f"{collector.failed_topic.decode()}: {api.err2str(collector.failed_error).decode()}", topic, partition, offset)
         if self.intake.error:
             return (
-                "fetch", api.err2str(self.intake.error).decode(), self.collector.topics[self.intake.error_partition.topic_index],
-                self.intake.error_partition.partition, -1)
+                "reset" if self.intake.error == ERR__AUTO_OFFSET_RESET else "fetch", api.err2str(self.intake.error).decode(),
+                self.collector.topics[self.intake.error_partition.topic_index], self.intake.error_partition.partition,
+                self.intake.error_offset)
         if collector.no_memory:
             return ("memory", "out of memory", None, -1, -1)
         if collector.inconsistent:

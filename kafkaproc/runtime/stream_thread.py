@@ -153,13 +153,12 @@ class StreamThread:
         self._producer = NativeProducer(
             settings.producer_conf() | {"client.id": f"{client_id}-producer"}, wakeup_fd=records_fd
         )
-        reset = settings.auto_offset_reset
         self._consumer = NativeConsumer(
             settings.consumer_conf()
             | {
                 "client.id": f"{client_id}-consumer",
                 "group.id": settings.application_id,
-                "auto.offset.reset": "error" if reset == "none" else reset,
+                "auto.offset.reset": "error",  # each topic has its source's: see _opening
             },
             wakeup_fd=records_fd,
             partitions=self._start.partition_count,
@@ -322,13 +321,14 @@ class StreamThread:
         source_index = next(
             index for index, source in enumerate(subtopology.sources) if source.matches(partition.topic)
         )
+        reset = subtopology.sources[source_index].offset_reset or self._settings.auto_offset_reset
+        self._consumer.set_offset_reset(partition.topic, "error" if reset == "none" else reset)
         where = f"{partition.topic}[{partition.partition}]"
         offset = partition.offset
         stream_time_ms = -1
         if offset >= 0:
             result, stream_time_ms = tracker.restore(offset, partition.metadata, partition.topic_id)
             if result is RestoreResult.TOPIC_RECREATED:
-                reset = subtopology.sources[source_index].offset_reset or self._settings.auto_offset_reset
                 if reset == "none":
                     raise TopicError(
                         f"{where} was deleted and created again since the last commit, and auto_offset_reset is none: "
@@ -448,6 +448,16 @@ class StreamThread:
         if failures:
             return
         kind, text, topic, partition, offset = self._loop.thread_failure()
+        if kind == "reset":
+            position = f"offset {offset}" if offset >= 0 else "the position"
+            self._fail_thread(
+                TopicError.__name__,
+                f"{position} of input {topic}[{partition}] is not in the log and no valid reset policy configured: "
+                "auto_offset_reset, or the source's own offset_reset, is none. Commit an offset that is in the log "
+                "(kafka-consumer-groups.sh --reset-offsets), or set it to earliest or latest",
+                exit_code=TopicError.exit_code,
+            )
+            return
         where = f" (record {topic}[{partition}]@{offset})" if topic is not None and offset >= 0 else ""
         if kind == "produce":
             text = f"the broker refused an output: {text}{where}"

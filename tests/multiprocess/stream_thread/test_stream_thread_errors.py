@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from stream_thread_support import DEADLINE_S, Bench, Gate, StreamThreadRun, numbered
+from stream_thread_support import DEADLINE_S, Bench, Committed, Gate, StreamThreadRun, numbered
 from test_stream_thread_effects import MODES, in_mode
 
 import kafkaproc as kp
@@ -515,3 +515,18 @@ def test_a_topic_that_was_recreated_is_read_by_the_reset_policy(bench: Bench, re
         else:
             thread.finish(source, 4)
             assert len(bench.outputs(sink, 8)) == 8
+
+
+def test_an_offset_out_of_the_log_of_a_source_without_a_reset_policy_ends_the_thread(bench: Bench) -> None:
+    source, sink = bench.topic(), bench.topic()
+    app = kp.App("test")
+    app.stream(source, offset_reset="none").to(sink)
+    bench.feed(source, numbered(["k"] * 4))
+    with bench.run(app, auto_offset_reset="earliest") as thread:
+        thread.assign(committed={(source, 0): Committed(1000)}, wait=False)
+        failure = thread.failure()
+        assert isinstance(failure, ThreadFailed)
+        assert (failure.error, failure.exit_code) == ("TopicError", 2)
+        assert failure.text.startswith(f"offset 1000 of input {source}[0] is not in the log")
+        assert "offset_reset" in failure.text and "--reset-offsets" in failure.text
+        thread.shutdown()

@@ -146,6 +146,31 @@ def test_a_partition_without_an_offset_can_start_at_its_end(bench: Bench) -> Non
         assert [record.json["i"] for record in bench.outputs(sink, 2)] == [5, 6]
 
 
+@pytest.mark.parametrize("setting", ["earliest", "latest", "none"])
+def test_an_offset_out_of_the_log_is_reset_by_its_sources_own_policy(
+    bench: Bench, caplog: pytest.LogCaptureFixture, setting: str
+) -> None:
+    """Whatever the setting is, and with one line for each partition that is reset."""
+    first, last, sink = bench.topic(), bench.topic(), bench.topic()
+    for source in (first, last):
+        bench.feed(source, numbered([source] * 5))
+    app = kp.App("test")
+    app.stream(first, offset_reset="earliest").to(sink)
+    app.stream(last, offset_reset="latest").to(sink)
+    with bench.run(app, auto_offset_reset=setting) as thread:
+        thread.assign(committed={(source, 0): Committed(1000) for source in (first, last)})
+        for source in (first, last):
+            thread.until(lambda: thread.committable(source) == 5)  # noqa: B023 - used at once
+        bench.feed(last, numbered([last], start=5))
+        thread.finish(last, 6)
+        done = [(record.json["key"], record.json["i"]) for record in bench.outputs(sink, 6)]
+        assert sorted(done) == sorted([*((first, number) for number in range(5)), (last, 5)])
+        warnings = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+        for source, where in (first, "BEGINNING"), (last, "END"):
+            (line,) = (line for line in warnings if f"{source} [0]: offset reset (at offset 1000 " in line)
+            assert where in line
+
+
 def test_i2_a_position_that_goes_backwards_runs_the_records_again(own_bench: Bench) -> None:
     """The broker says that the offset is out of range, and the reset policy goes to the earliest. What was in flight
     from there on is of a log that is gone: its results complete nothing."""

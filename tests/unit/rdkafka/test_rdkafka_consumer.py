@@ -76,6 +76,22 @@ def test_an_offset_past_the_log_follows_auto_offset_reset(
     assert error.value is not None and b"out of range" in error.value.lower()
 
 
+def test_a_topic_may_have_an_offset_reset_of_its_own(
+    producer: NativeProducer, open_consumer: Callable[..., NativeConsumer], wakeup: Wakeup, topic: str
+) -> None:
+    fill(producer, topic, 0, 5)
+    consumer = open_consumer({"auto.offset.reset": "error"})
+    consumer.set_offset_reset(topic, "sometime")
+    with pytest.raises(ConfigError, match=r"auto\.offset\.reset"):
+        consumer.assign(topic, 0, 1000)
+    consumer.set_offset_reset(topic, "earliest")
+    queue = consumer.assign(topic, 0, 1000)
+    assert read_records(wakeup, queue, 1)[0].offset == 0
+    consumer.set_offset_reset(topic, "earliest")
+    with pytest.raises(ValueError, match="in use"):
+        consumer.set_offset_reset(topic, "latest")
+
+
 def test_i7_an_unread_partition_is_bounded_and_holds_no_other_up(
     producer: NativeProducer, open_consumer: Callable[..., NativeConsumer], wakeup: Wakeup, topic: str
 ) -> None:
