@@ -129,7 +129,9 @@ def test_what_is_refused_for_good_is_not_asked_for_again() -> None:
     ledger.publish(A, OffsetPair(6))
     assert ledger.due() == {}
     ledger.hold(A, None)
-    assert ledger.due() == {A: OffsetPair(6)}
+    assert ledger.due() == {}, "what was published before is another assignment's"
+    ledger.publish(A, OffsetPair(7))
+    assert ledger.due() == {A: OffsetPair(7)}
 
 
 def test_a_request_stays_below_what_the_broker_writes_in_one_batch() -> None:
