@@ -41,6 +41,10 @@ BLOCKING_HOST: Final = 1
 BLOCKED_LOOP_S: Final = 1.0
 """An event loop that does not come round for this long is reported, once for each time."""
 
+OPENING_WARNED_AFTER_S: Final = 5.0
+OPENING_WARNED_EVERY_S: Final = 30.0
+"""When a resource that is still being opened is named, and how often again. No limit: a model takes minutes."""
+
 _BEAT_S: Final = 0.25
 
 
@@ -48,6 +52,8 @@ class Resources:
     """What one thread has opened: handle → instance."""
 
     def __init__(self, where: str) -> None:
+        self.opening: str | None = None
+        """The name of the asynchronous one that is being opened."""
         self._where = where
         self._opened: dict[Resource[Any], Any] = {}
         self._stack = ExitStack()
@@ -74,12 +80,15 @@ class Resources:
         """Opens the asynchronous ones among `handles`; `stack` closes them."""
         for handle in handles:
             if handle.is_async:
+                self.opening = handle.name
                 try:
                     self._opened[handle] = await stack.enter_async_context(handle.open())  # type: ignore[arg-type]
                 except Exception as error:
                     raise UserFunctionError(
                         f"resource {handle.name} could not be opened: {type(error).__name__}: {error}"
                     ) from error
+                finally:
+                    self.opening = None
 
     def close(self) -> None:
         """Closes the plain ones, last opened first."""
@@ -88,7 +97,7 @@ class Resources:
 
 
 class IoWorkers:
-    """Starts what `stages` need; `stop` ends it within a deadline."""
+    """Starts what `stages` need; `stop` ends it within a deadline, also before `wait_opened` has said True."""
 
     def __init__(
         self,
@@ -121,11 +130,18 @@ class IoWorkers:
             ]
 
     def start(self) -> None:
-        """Returns when asynchronous resources are open and events are taken; raises what opening them raised."""
+        """Begins to open asynchronous resources."""
         if self._asyncio is not None:
             self._asyncio.start()
         for thread in self._threads:
             thread.start()
+
+    def wait_opened(self, timeout_s: float) -> bool:
+        """Whether asynchronous resources are open and events are taken; raises what opening them raised.
+
+        Names, now and then, the one that takes its time.
+        """
+        return self._asyncio is None or self._asyncio.wait_opened(timeout_s)
 
     def stop(self, timeout_s: float) -> bool:
         """Takes no further event, cancels coroutines, closes resources; False where a call outlasts the timeout."""
@@ -174,21 +190,37 @@ class _AsyncioWorker:
         self._stop = asyncio.Event()
         self._ready = threading.Event()
         self._start_error: BaseException | None = None
+        self._opening_task: asyncio.Task[Any] | None = None
+        self._started_at_s = self._warn_at_s = 0.0
         self._thread = threading.Thread(target=self._run, name="io-asyncio", daemon=True)
         self._watchdog = threading.Thread(target=self._watch, name="io-watchdog", daemon=True)
         self._ended = threading.Event()
 
     def start(self) -> None:
+        self._started_at_s = time.monotonic()
+        self._warn_at_s = self._started_at_s + OPENING_WARNED_AFTER_S
         self._thread.start()
-        self._ready.wait()
+
+    def wait_opened(self, timeout_s: float) -> bool:
+        opened = self._ready.wait(timeout_s)
         if self._start_error is not None:
             raise self._start_error
-        self._watchdog.start()
+        now_s = time.monotonic()
+        name = self._resources.opening
+        if not opened and name is not None and now_s >= self._warn_at_s:
+            self._warn_at_s = now_s + OPENING_WARNED_EVERY_S
+            log.warning(
+                "resource %s is still being opened: the stream thread has been waiting for %.0f s, and takes no "
+                "tasks before it is open",
+                name,
+                now_s - self._started_at_s,
+            )
+        return opened
 
     def stop(self, timeout_s: float) -> bool:
         if self._thread.is_alive():
             with suppress(RuntimeError):  # it is closed already: the thread is on its way out
-                self._loop.call_soon_threadsafe(self._stop.set)
+                self._loop.call_soon_threadsafe(self._begin_stop)
             self._thread.join(timeout_s)
         self._ended.set()
         return not self._thread.is_alive()
@@ -197,16 +229,21 @@ class _AsyncioWorker:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._host.cancel_fenced)
 
+    def _begin_stop(self) -> None:
+        self._stop.set()
+        if self._opening_task is not None:
+            self._opening_task.cancel()
+
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_until_complete(self._serve())
         except BaseException as error:
-            if not self._ready.is_set():
+            if self._stop.is_set():
+                log.error("a resource failed to close", exc_info=error)
+            elif not self._ready.is_set():
                 self._start_error = error
                 self._ready.set()
-            elif self._stop.is_set():
-                log.error("a resource failed to close", exc_info=error)
             else:
                 self._on_failure(error)
         finally:
@@ -215,13 +252,33 @@ class _AsyncioWorker:
 
     async def _serve(self) -> None:
         async with AsyncExitStack() as stack:
-            await self._resources.open_async(self._handles, stack)
+            if not await self._open(stack):
+                return
             self._host.start()
+            self._watchdog.start()
             self._ready.set()
             beat = self._loop.create_task(self._beat())
             await self._stop.wait()
             beat.cancel()
             await asyncio.gather(*self._host.stop(), return_exceptions=True)
+
+    async def _open(self, stack: AsyncExitStack) -> bool:
+        """False where `stop` came first. In the task that closes them too, as anyio's cancel scopes want it."""
+        if self._stop.is_set():
+            return False
+        task = self._opening_task = asyncio.current_task()
+        assert task is not None
+        try:
+            await self._resources.open_async(self._handles, stack)
+        except BaseException:
+            if not self._stop.is_set():
+                raise
+        finally:
+            self._opening_task = None
+        if self._stop.is_set():
+            task.uncancel()  # what was opened is closed as at any other end
+            return False
+        return True
 
     async def _beat(self) -> None:
         while True:

@@ -69,6 +69,7 @@ from kafkaproc.topology.topology import Subtopology, Topology
 log = logging.getLogger("kafkaproc.stream_thread")
 
 TICK_NS: Final = 50_000_000
+TICK_S: Final = TICK_NS / 1e9
 SNAPSHOT_INTERVAL_MS: Final = 50
 """How stale a published offset may be: records finished in this time run again after a crash."""
 
@@ -142,7 +143,7 @@ class StreamThread:
     # --- life ----------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Clients, workers and loop; then the supervisor is told."""
+        """Clients, workers and loop; then the supervisor is told, unless it has said Shutdown meanwhile."""
         settings = self._settings
         records_fd = self._eventfd(os.EFD_NONBLOCK)
         loop_wakeup_fd = self._eventfd(os.EFD_NONBLOCK)
@@ -196,12 +197,17 @@ class StreamThread:
             on_failure=self._on_worker_failure,
         )
         self._workers.start()
+        while not self._workers.wait_opened(TICK_S):
+            for command in self._channel.receive_nowait():
+                self._obey(command)
+            if self._shutting_down:
+                return
         self._connect_producer()
         self._channel.send(Ready(os.getpid()))
 
     def serve(self) -> None:
         """The loop around the loop."""
-        while True:
+        while self._tasks or not self._shutting_down:
             reason = self._loop.run(time.monotonic_ns() + TICK_NS)
             if reason == CONTROL:
                 for command in self._channel.receive_nowait():
@@ -209,8 +215,6 @@ class StreamThread:
             elif reason == FAILURE:
                 self._report_failure()
             self._tick()
-            if self._shutting_down and not self._tasks:
-                return
 
     def close(self) -> None:
         """Whatever is open, in an order that leaves nobody with a dangling handle."""
@@ -220,7 +224,7 @@ class StreamThread:
         if not ended:
             # A user's call holds its thread, and with it the segment and the loop: the process ends under it.
             log.warning(
-                "a call is still running %s s after the end of its task; it is abandoned", WORKERS_STOP_S
+                "a call or a resource still holds its thread after %s s; it is abandoned", WORKERS_STOP_S
             )
             _abandoned.append(self)
         if self._loop is not None:

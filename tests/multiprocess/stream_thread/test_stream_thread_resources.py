@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,8 @@ from test_stream_thread_effects import in_mode
 from test_stream_thread_errors import record_failure
 
 import kafkaproc as kp
-from kafkaproc.runtime.messages import ThreadFailed
+from kafkaproc.runtime import io_workers
+from kafkaproc.runtime.messages import Ready, ThreadFailed
 
 STRING, JSON = kp.serdes.string, kp.serdes.json()
 
@@ -140,6 +143,94 @@ def test_an_async_resource_that_cannot_be_opened_ends_the_thread_before_it_is_re
         assert "http" in failure.text and "no route" in failure.text
         assert "in http" in failure.traceback
         assert failure.exit_code == 1
+
+
+def test_a_failed_opening_is_told_where_blocking_threads_are_there_too(bench: Bench) -> None:
+    source = bench.topic()
+    app = kp.App("test")
+
+    @app.resource
+    async def http() -> AsyncIterator[None]:
+        raise ConnectionError("no route")
+        yield
+
+    app.stream(source).map_values(in_mode("async", lambda value, ctx: value)).foreach(kp.blocking(print))
+    with bench.run(app) as thread:
+        assert "no route" in thread.failure().text
+
+
+class NeverOpens:
+    """An app whose second resource does not open, though it says what becomes of it."""
+
+    def __init__(self, source: str) -> None:
+        self.app = kp.App("test")
+        self.first = Life()
+        self.ended: list[str] = []
+        self.app.resource(self.first.asynchronous)
+        self.app.resource(self.pool)
+        self.app.stream(source).foreach(in_mode("async", lambda value, ctx: None))
+
+    async def pool(self) -> AsyncIterator[None]:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.ended.append("cancelled")
+            raise ConnectionError("given up") from None
+        yield
+
+
+def test_an_async_resource_that_does_not_open_is_named_now_and_then(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(io_workers, "OPENING_WARNED_AFTER_S", 0.01)
+    monkeypatch.setattr(io_workers, "OPENING_WARNED_EVERY_S", 0.01)
+    with bench.run(NeverOpens(bench.topic()).app) as thread:
+        thread.until(lambda: len(caplog.messages) >= 2)
+        assert all("resource pool is still being opened" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("deadline_ms", [0, 5_000])
+def test_shutdown_gives_up_an_async_resource_that_does_not_open(
+    bench: Bench, caplog: pytest.LogCaptureFixture, deadline_ms: int
+) -> None:
+    opens = NeverOpens(bench.topic())
+    with bench.run(opens.app) as thread:
+        thread.until(lambda: opens.first.opened)
+        thread.shutdown(deadline_ms)
+        assert not thread.failures
+        assert not any(isinstance(reply, Ready) for reply in thread.replies)
+    assert opens.ended == ["cancelled"]
+    assert opens.first.closed == ["io-asyncio"], "what was open is closed"
+    assert caplog.messages == []
+
+
+def test_a_process_whose_resource_does_not_open_is_told_to_stop_and_ends_with_zero(
+    bench: Bench, tmp_path: Path
+) -> None:
+    opening = tmp_path / "opening"
+    (tmp_path / "app.py").write_text(
+        f"""\
+import asyncio, pathlib
+import kafkaproc as kp
+
+app = kp.App("test")
+
+@app.resource
+async def pool():
+    pathlib.Path({str(opening)!r}).touch()
+    await asyncio.Event().wait()
+    yield
+
+async def call(value):
+    pass
+
+app.stream({bench.topic()!r}).foreach(call)
+"""
+    )
+    with bench.spawn(tmp_path / "app.py") as thread:
+        thread.until(opening.exists)
+        thread.shutdown()
+        assert thread.process is not None and thread.process.returncode == 0
 
 
 @pytest.mark.parametrize("mode", ["sync", "blocking"])
