@@ -71,13 +71,13 @@ def command(
     from kafkaproc.demo.flights import FLIGHT_COUNT
     from kafkaproc.demo.run import Outcome, Part, PartRun, default_in_flight, options_of
     from kafkaproc.demo.surroundings import require_extra
+    from kafkaproc.runtime.signals import ENDING_SIGNALS, set_handlers
 
     require_extra()
     from kafkaproc.cli.demo_screen import Screen
 
     # However it is ended, it ends in order: what it started is stopped, what it created is deleted.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    set_handlers(ENDING_SIGNALS, signal.default_int_handler)
 
     limit = min(flights or FLIGHT_COUNT, FLIGHT_COUNT)
     serial = Part(APPS / "flights_serial.py", threads, 1, seconds, limit)

@@ -62,6 +62,7 @@ def command(
     from kafkaproc.observability.lag import read_lag
     from kafkaproc.runtime.app_loader import load_app
     from kafkaproc.runtime.assignment import Sources
+    from kafkaproc.runtime.signals import set_handlers
 
     loaded = load_app(app)
     settings = settings_of(
@@ -76,7 +77,7 @@ def command(
         return read_lag(settings, admin, sources.resolve(admin.topic_names()))
 
     if watch:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # the display ends in order
+        set_handlers([signal.SIGINT], signal.default_int_handler)  # the display ends in order
         with contextlib.suppress(KeyboardInterrupt):
             (_print_lines if as_json else _show_live)(read)
     elif as_json:

@@ -21,6 +21,7 @@ from typing import Final
 import click
 
 from kafkaproc.errors import EXIT_OK
+from kafkaproc.runtime.signals import set_handlers
 
 POLL_INTERVAL_S: Final = 0.5
 WATCHED_FILES_MAX: Final = 5_000
@@ -38,7 +39,9 @@ class Reloader:
     """One subprocess, and the files whose change restarts it.
 
     A subprocess that ends by itself (a syntax error, say) is not started again before the next change.
-    SIGTERM and SIGINT go on to it, and its exit code becomes ours.
+    The first SIGTERM or SIGINT ends it by a SIGTERM, and its exit code becomes ours. A terminal's Ctrl-C has reached
+    it too, being of the same group, where an IDE's stop button signals us alone: beside a SIGINT the SIGTERM is
+    harmless, since only a second SIGINT makes it end at once. A later SIGINT therefore goes on as what it is.
     """
 
     def __init__(
@@ -51,19 +54,16 @@ class Reloader:
         self._signalled = threading.Event()
 
     def run(self) -> int:
-        previous = {
-            number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        previous = set_handlers((signal.SIGTERM, signal.SIGINT), self._on_signal)
+        exit_code = EXIT_OK
         try:
-            while True:
+            while not self._signalled.is_set():
                 seen = _snapshot(self._watched)
                 self._process = self._spawn()
                 if self._wait_for_change(self._process, seen):
                     self._say("a source file changed: restarting")
-                    self._stop(self._process)
-                else:
-                    self._process.wait()
-                    return self._process.returncode if self._process.returncode >= 0 else EXIT_OK
+                exit_code = self._stop(self._process)
+            return exit_code if exit_code >= 0 else EXIT_OK
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -83,17 +83,15 @@ class Reloader:
                 return True
         return False
 
-    def _stop(self, process: subprocess.Popen[bytes]) -> None:
-        # No SIGKILL: it ends within its own shutdown_timeout_ms, and a signal of the user's is passed on.
-        if process.poll() is None:
-            process.terminate()
-        process.wait()
+    def _stop(self, process: subprocess.Popen[bytes]) -> int:
+        # No SIGKILL: it ends within its own shutdown_timeout_ms, and a second SIGINT of the user's is passed on.
+        process.terminate()
+        return process.wait()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._signalled.is_set() and number == signal.SIGINT and self._process is not None:
+            self._process.send_signal(signal.SIGINT)
         self._signalled.set()
-        # A terminal's Ctrl-C reaches the subprocess too, being of the same group; a SIGTERM does not.
-        if number == signal.SIGTERM and self._process is not None and self._process.poll() is None:
-            self._process.terminate()
 
 
 def _roots_of(app: str) -> list[Path]:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -97,6 +97,22 @@ def test_a_signal_ends_the_demo_with_nothing_left_behind(number: signal.Signals,
     assert (process.returncode, errors.strip()) == (1, "Error: interrupted")
     assert not any(each.is_running() for each in processes)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_signals_that_are_ignored_stay_so() -> None:
+    numbers = (signal.SIGINT, signal.SIGHUP)
+    with ExitStack() as stack:
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+        try:
+            process = stack.enter_context(demo())
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        read_until(process, "warming up")
+        ignored = int(Path(f"/proc/{process.pid}/status").read_text().split("SigIgn:")[1].split()[0], 16)
+        assert all(ignored & 1 << number - 1 for number in numbers)
+        process.terminate()
+        process.communicate(timeout=30)
 
 
 def test_a_killed_demo_takes_its_processes_along() -> None:

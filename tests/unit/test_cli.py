@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,17 @@ def test_version_and_help_succeed(app_file: str) -> None:
         of_command = run(command, "--help")
         assert of_command.returncode == 0
         assert of_command.stdout.startswith(f"Usage: kafkaproc {command} ")
+
+
+def test_a_sigint_that_is_ignored_stays_so(app_file: str) -> None:
+    Path(app_file).write_text("import signal\nprint(signal.getsignal(signal.SIGINT))\n" + APP)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        ignored = run("topology", app_file).stdout.splitlines()[0]
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ignored == str(signal.SIG_IGN)
+    assert "_end_at_once" in run("topology", app_file).stdout.splitlines()[0]
 
 
 def test_an_unknown_command_or_option_is_a_usage_error_with_the_nearest_name(app_file: str) -> None:

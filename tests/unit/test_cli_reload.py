@@ -21,12 +21,17 @@ from kafkaproc.cli.reload import Reloader
 RECORDS_ITS_STARTS = """
 import pathlib, signal, sys
 log = pathlib.Path(sys.argv[1])
+def note(text):
+    with log.open("a") as file: file.write(text + "\\n")
 def stop(*_):
-    with log.open("a") as file: file.write("stopped\\n")
-    sys.exit(0)
+    note("stopped")
+    if "--slow" not in sys.argv: sys.exit(0)
+def interrupt(*_):
+    note("interrupted")
+    sys.exit(1)
 signal.signal(signal.SIGTERM, stop)
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-with log.open("a") as file: file.write("started\\n")
+signal.signal(signal.SIGINT, interrupt)
+note("started")
 if "--end" in sys.argv: sys.exit(2)
 while True: signal.pause()
 """
@@ -49,9 +54,10 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)  # sleep: between two looks at the condition, with the deadline above
 
 
-def run_while(reloader: Reloader, drive: Callable[[], None]) -> int:
-    """Runs the reloader in this thread, which owns the signals, and `drive` beside it; then asks it to end."""
+def run_while(reloader: Reloader, drive: Callable[[], None], end: signal.Signals = signal.SIGTERM) -> int:
+    """Runs the reloader in this thread, which owns the signals, and `drive` beside it; then sends it alone `end`."""
     failures: list[BaseException] = []
+    ended = threading.Event()
 
     def drive_and_end() -> None:
         try:
@@ -59,11 +65,14 @@ def run_while(reloader: Reloader, drive: Callable[[], None]) -> int:
         except BaseException as failure:
             failures.append(failure)
         finally:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), end)
+            if not ended.wait(20) and reloader._process is not None:
+                reloader._process.kill()
 
     driver = threading.Thread(target=drive_and_end)
     driver.start()
     exit_code = reloader.run()
+    ended.set()
     driver.join()
     assert not failures, failures
     return exit_code
@@ -101,6 +110,43 @@ def test_a_subprocess_that_ended_by_itself_waits_for_the_next_change(paths: tupl
     reloader = Reloader([sys.executable, str(script), str(log), "--end"], [watched], said.append)
     assert run_while(reloader, drive) == 2
     assert said[0] == "the application ended with exit code 2: waiting for a change"
+
+
+def test_a_sigint_to_the_watcher_alone_ends_the_subprocess_with_sigterm(
+    paths: tuple[Path, Path, Path],
+) -> None:
+    script, log, watched = paths
+    reloader = Reloader([sys.executable, str(script), str(log)], [watched])
+    assert run_while(reloader, lambda: wait_for(log.exists), signal.SIGINT) == 0
+    assert log.read_text() == "started\nstopped\n"
+
+
+def test_a_second_sigint_goes_on_as_one(paths: tuple[Path, Path, Path]) -> None:
+    script, log, watched = paths
+
+    def drive() -> None:
+        wait_for(lambda: log.exists() and log.read_text() == "started\n")
+        os.kill(os.getpid(), signal.SIGINT)
+        wait_for(lambda: log.read_text() == "started\nstopped\n")
+
+    reloader = Reloader([sys.executable, str(script), str(log), "--slow"], [watched])
+    assert run_while(reloader, drive, signal.SIGINT) == 1
+    assert log.read_text() == "started\nstopped\ninterrupted\n"
+
+
+def test_a_signal_during_a_restart_starts_nothing_again(paths: tuple[Path, Path, Path]) -> None:
+    script, log, watched = paths
+
+    def drive() -> None:
+        wait_for(lambda: log.exists() and log.read_text() == "started\n")
+        (watched / "app.py").write_text("22\n")
+        wait_for(lambda: log.read_text() == "started\nstopped\n")
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_for(reloader._signalled.is_set)
+
+    reloader = Reloader([sys.executable, str(script), str(log), "--slow"], [watched])
+    assert run_while(reloader, drive, signal.SIGINT) == 1
+    assert log.read_text() == "started\nstopped\ninterrupted\n"
 
 
 def test_hidden_and_installed_directories_are_not_watched(tmp_path: Path) -> None:

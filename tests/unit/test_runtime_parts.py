@@ -244,6 +244,29 @@ def test_signals_are_read_in_their_order_and_given_back() -> None:
     assert signal.set_wakeup_fd(-1) == -1
 
 
+def test_of_pending_signals_sigint_is_the_first() -> None:
+    both = (signal.SIGTERM, signal.SIGINT)
+    with SignalPipe() as pipe:
+        signal.pthread_sigmask(signal.SIG_BLOCK, both)
+        for number in both:
+            os.kill(os.getpid(), number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+        assert pipe.take() == [signal.SIGINT, signal.SIGTERM]
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_a_signal_that_is_ignored_stays_so(number: signal.Signals) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with SignalPipe() as pipe:
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert pipe.take() == [signal.SIGTERM]
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
 # --- lag -----
 
 
