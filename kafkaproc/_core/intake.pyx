@@ -95,12 +95,12 @@ cdef class Intake:
     cdef bint _is_full(self, Task *task) noexcept nogil:
         cdef int index
         cdef int stage
-        if task.buffered_bytes >= self.task_bytes and self.collector.buffered_bytes + self.reserved_bytes >= self.max_buffered_bytes:
+        if self.collector.buffered_bytes + self.reserved_bytes >= self.max_buffered_bytes and task.buffered_bytes >= self.task_bytes:
             return True
         for index in range(task.stage_count):
             stage = task.stages[index]
-            if (task.waiting[index] >= self._waiting_share(stage)
-                    and scheduler_waiting(self.collector.schedulers[stage]) + self.reserved_waiting[stage] >= self.max_waiting[stage]):
+            if (scheduler_waiting(self.collector.schedulers[stage]) + self.reserved_waiting[stage] >= self.max_waiting[stage]
+                    and task.waiting[index] >= self._waiting_share(stage)):
                 return True
         return False
 

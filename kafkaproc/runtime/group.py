@@ -2,7 +2,7 @@
 """Group membership: a thread that owns the instance's one consumer, tells what it holds, and commits.
 
 Owned by: the membership thread (the consumer, everything below `_run`).
-Written by: the main thread, through `submit` and `close` only.
+Written by: the main thread, through `know`, `submit` and `close` only.
 Handed off via: `post`, a function of the supervisor that queues an event and wakes its loop; `submit`'s queue; and
 events that carry an answer, which a rebalance callback waits for while the supervisor closes tasks.
 

@@ -59,8 +59,10 @@ class Chaos:
         )
 
     def terminate(self) -> None:
-        """One that was started a moment ago may still be importing, where a SIGTERM ends it as any program."""
-        assert self._taken().terminate() in (0, -signal.SIGTERM)
+        """Once it takes signals: one that still imports is ended by a SIGTERM as any program is."""
+        instance = self._taken()
+        instance.wait_until(lambda: instance.logged("starting"), "it takes signals")
+        assert instance.terminate() == 0
 
     def kill(self) -> None:
         self._taken().kill()
