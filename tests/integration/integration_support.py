@@ -202,6 +202,8 @@ class Output(NamedTuple):
     source: tuple[str, int, int]
     """Topic, partition, offset of the input record; None-like ("", -1, -1) where the application did not say."""
     appended_at: float
+    pid: int
+    """Of the stream thread that ran it."""
 
 
 class CommittedSet(NamedTuple):
@@ -226,6 +228,15 @@ class CommittedSet(NamedTuple):
     def covers(self, offset: int) -> bool:
         """Whether a restart skips the record at `offset`."""
         return offset < self.offset or (offset < self.end and offset not in self.incomplete)
+
+
+class Cut(NamedTuple):
+    """What stood in Kafka when an instance was killed or stopped: what it had taken and not committed may run again."""
+
+    pids: frozenset[int]
+    committed: dict[tuple[str, int], CommittedSet]
+    ends: dict[tuple[str, int], int]
+    """Of the input: what came later it had not taken."""
 
 
 class Flow:
@@ -289,7 +300,8 @@ class Flow:
         for record in self._reader.read(0.02):
             fields = orjson.loads(record.value or b"null")
             source = (fields.get("topic", ""), fields.get("partition", -1), fields.get("offset", -1))
-            new.append(Output(fields["key"], fields["sequence"], source, record.timestamp_ms / 1000))
+            at = record.timestamp_ms / 1000
+            new.append(Output(fields["key"], fields["sequence"], source, at, fields.get("pid", -1)))
         self.outputs += new
         return new
 
@@ -382,15 +394,31 @@ class Flow:
     def finished_but_not_committed(self) -> int:
         """Records of the input that are in the output, and that a restart would nevertheless run again.
 
-        At-least-once allows as many duplicates and no more. Valid while nothing commits: everything is dead or stopped.
+        Valid once everything has ended in order.
         """
         self.read_all()
-        committed = self.committed()
-        sources = sorted({output.source for output in self.outputs})
+        return self.finished_by(self.cut(frozenset(output.pid for output in self.outputs)))
+
+    def cut(self, pids: frozenset[int]) -> Cut:
+        """Taken now, when the processes are dead or stopped."""
+        ends = {
+            (topic, partition): end
+            for topic in self.inputs
+            for partition, end in end_offsets(self.servers, topic).items()
+        }
+        return Cut(pids, self.committed(), ends)
+
+    def finished_by(self, cut: Cut) -> int:
+        """Records that the processes of `cut` had taken by then, and finished, but not committed.
+
+        At-least-once allows as many duplicates and no more. Ask at the end: a broker may still be busy with what a
+        dead process had sent, and a stopped one sends the rest when it wakes up.
+        """
+        unknown = CommittedSet(0)
         return sum(
-            1
-            for topic, partition, offset in sources
-            if not committed.get((topic, partition), CommittedSet(0)).covers(offset)
+            offset < cut.ends.get((topic, partition), 0)
+            and not cut.committed.get((topic, partition), unknown).covers(offset)
+            for topic, partition, offset in {each.source for each in self.outputs if each.pid in cut.pids}
         )
 
     def appended_since(self, at: float) -> int:

@@ -80,13 +80,17 @@ def test_i2_kill_9_of_the_supervisor_ends_all_and_a_restart_resumes_where_the_co
     instance.wait_until(lambda: has_committed(flow), "a first commit")
     flow.read_all()
     flow.wait_for_outputs(min(len(flow.outputs) + chance.randrange(1_000), RECORDS))
+    pids = frozenset(instance.stream_thread_pids().values())
     instance.kill()
     killed_at = time.time()
-    allowed = flow.finished_but_not_committed()
-    recent = flow.appended_since(killed_at - COMMIT_MAX_S)
+    cut = flow.cut(pids)
     ahead = flow.completed_ahead()
-    assert allowed <= recent, f"{allowed} were not committed, of {recent} since the last commit"
     start(flow, *session)
+    flow.wait_for_outputs(flow.load.record_count)
+    flow.read_all()
+    allowed = flow.finished_by(cut)
+    recent = sum(each.pid in pids and each.appended_at >= killed_at - COMMIT_MAX_S for each in flow.outputs)
+    assert allowed <= recent, f"{allowed} were not committed, of {recent} since the last commit"
     report = flow.finish(duplicate_max=allowed)
     print(f"seed {seed}: {report}; allowed {allowed}, {ahead} committed ahead of incomplete ones")
 
@@ -98,12 +102,14 @@ def test_a_static_member_that_was_killed_resumes_at_once(flows: FlowFactory) -> 
     flow.load.produce(200)
     instance = flow.start(*static, call_ms=1)
     flow.wait_for_outputs(200)
+    pids = frozenset(instance.stream_thread_pids().values())
     instance.kill()
-    allowed = flow.finished_but_not_committed()
+    cut = flow.cut(pids)
     flow.load.produce(200)
     flow.start(*static, call_ms=1)
     flow.wait_for_outputs(400, timeout_s=20)
-    flow.finish(duplicate_max=allowed)
+    flow.read_all()
+    flow.finish(duplicate_max=flow.finished_by(cut))
 
 
 def test_what_was_in_flight_when_a_stream_thread_died_is_named_and_runs_again(

@@ -17,10 +17,6 @@ THREADS = 2
 SESSION_MS = 6_000
 TOLD = {"call_ms": 10, "max_in_flight": MAX_IN_FLIGHT}
 
-ON_THE_WAY = 2 * THREADS * MAX_IN_FLIGHT
-"""Calls in flight when a process stopped; and what was finished, but not yet sent to the broker."""
-
-
 SESSION = ("--set", f"session_timeout_ms={SESSION_MS}")
 
 
@@ -39,8 +35,9 @@ def stopped_and_woken_up(flow: Flow, *settings: str) -> None:
     with flow.load.at_rate(800):
         stopped = flow.start(*arguments, state="stopped", **TOLD)
         flow.wait_for_outputs(1_000)
+        pids = frozenset(stopped.stream_thread_pids().values())
         stopped.signal_all(signal.SIGSTOP)
-        finished = flow.finished_but_not_committed()
+        cut = flow.cut(pids)
         other = flow.start(*arguments, state="other", **TOLD)
         other.wait_until_running(4)
         flow.wait_for_outputs(flow.load.record_count)
@@ -48,8 +45,9 @@ def stopped_and_woken_up(flow: Flow, *settings: str) -> None:
         stopped.wait_until_running(2)
         other.wait_until_running(2)
         flow.wait_for_outputs(flow.load.record_count)
-    allowed = finished + ON_THE_WAY
-    print(f"{flow.finish(duplicate_max=allowed)}; allowed {allowed}, of which finished {finished}")
+    flow.read_all()
+    allowed = flow.finished_by(cut)
+    print(f"{flow.finish(duplicate_max=allowed)}; allowed {allowed}")
     assert stopped.logged("the supervisor did not run for")
     assert not stopped.logged("blocks the event loop"), "no function did"
     assert stopped.terminate() == 0
@@ -66,20 +64,22 @@ def test_i8_stream_threads_whose_supervisor_is_stopped_stop_before_another_insta
     with flow.load.at_rate(800):
         stopped = flow.start(*arguments, state="stopped", **TOLD)
         flow.wait_for_outputs(1_000)
+        pids = frozenset(stopped.stream_thread_pids().values())
         stopped.process.send_signal(signal.SIGSTOP)
         stopped_at = time.time()
         wait_until(
             lambda: not flow.read() and flow.outputs[-1].appended_at < time.time() - 1.0, WAIT_S, "they stop"
         )
         ran_on_s = flow.outputs[-1].appended_at - stopped_at
-        finished = flow.finished_but_not_committed()
+        cut = flow.cut(pids)
         other = flow.start(*arguments, state="other", **TOLD)
         other.wait_until_running(4)
         flow.wait_for_outputs(flow.load.record_count)
         stopped.process.send_signal(signal.SIGCONT)
         stopped.wait_until_running(2)
         flow.wait_for_outputs(flow.load.record_count)
-    allowed = finished + ON_THE_WAY
+    flow.read_all()
+    allowed = flow.finished_by(cut)
     print(f"{flow.finish(duplicate_max=allowed)}; allowed {allowed}; they ran on for {ran_on_s:.1f} s")
     assert ran_on_s < SESSION_MS / 1000
 

@@ -40,7 +40,7 @@ def call_s() -> float:
 def enriched(value, ctx):
     if value["sequence"] == FAIL_AT and value["key"] == "key-000000":
         raise ValueError(f"no score for sequence {FAIL_AT}")
-    return {**value, "topic": ctx.topic, "partition": ctx.partition, "offset": ctx.offset}
+    return {**value, "topic": ctx.topic, "partition": ctx.partition, "offset": ctx.offset, "pid": os.getpid()}
 
 
 async def call_async(value, ctx):
