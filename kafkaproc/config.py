@@ -21,9 +21,11 @@ import msgspec
 from kafkaproc.errors import ConfigError, did_you_mean
 from kafkaproc.settings import (
     CLIENT_PREFIXES,
+    EXACTLY_ONCE_COMMIT_INTERVAL_MS,
     SECURITY_NAMES,
     SECURITY_PROTOCOLS,
     SETTINGS,
+    TRANSACTION_HEADROOM_MS,
     Setting,
     setting_names,
 )
@@ -56,6 +58,7 @@ _OWNED_CLIENT_NAMES: Final[dict[str, dict[str, str]]] = {
         "session.timeout.ms": "set session_timeout_ms",
     },
     "producer": {
+        "transaction.timeout.ms": "set transaction_timeout_ms",
         "enable.idempotence": "kafkaproc needs it on: order and acknowledgement rest on it",
         "transactional.id": "kafkaproc derives it from application, instance and thread",
     },
@@ -91,6 +94,8 @@ def load_settings(
             loader.take({name: text}, variable)
     loader.take(overrides or {}, "command line")
     loader.values.setdefault("state_dir", _default_state_dir(environ))
+    if loader.values.get("processing_guarantee") == "exactly_once_v2":
+        loader.values.setdefault("commit_interval_ms", EXACTLY_ONCE_COMMIT_INTERVAL_MS)
     passed = {"security": loader.security, "client": loader.client, "origins": loader.origins}
     settings: Settings = msgspec.convert({**loader.values, **passed}, Settings)
     if require_application_id and not settings.application_id:
@@ -229,6 +234,7 @@ def _check_together(settings: Settings) -> None:
     _check_order(settings, "session_timeout_ms", "max_poll_interval_ms")
     _check_order(settings, "shutdown_timeout_ms", "max_poll_interval_ms")
     _check_order(settings, "restart_backoff_ms", "restart_backoff_max_ms")
+    _check_exactly_once(settings)
     protocol = settings.security.get("security.protocol", "plaintext").lower()
     if protocol not in SECURITY_PROTOCOLS:
         origin = settings.origin("security_protocol")
@@ -242,6 +248,25 @@ def _check_together(settings: Settings) -> None:
                     f"{_snake(name)} has no effect under security_protocol = {protocol!r}: "
                     f"set security_protocol = {mend!r}"
                 )
+
+
+def _check_exactly_once(settings: Settings) -> None:
+    if not settings.exactly_once:
+        return
+    least = settings.commit_interval_ms + TRANSACTION_HEADROOM_MS
+    if settings.transaction_timeout_ms < least:
+        raise ConfigError(
+            f"transaction_timeout_ms = {settings.transaction_timeout_ms} "
+            f"({settings.origin('transaction_timeout_ms')}) leaves a transaction too little time: with "
+            f"commit_interval_ms = {settings.commit_interval_ms} ({settings.origin('commit_interval_ms')}) it must be "
+            f"at least {least}, {TRANSACTION_HEADROOM_MS} ms more, or brokers abort what is being committed. Raise it, or "
+            "commit more often"
+        )
+    if settings.client.get("consumer", {}).get("isolation.level", "read_committed") != "read_committed":
+        raise ConfigError(
+            f"{settings.origin('consumer.isolation.level')}: consumer.isolation.level must stay read_committed under "
+            "processing_guarantee = 'exactly_once_v2': aborted records would be processed. Leave it out"
+        )
 
 
 def _check_order(settings: Settings, smaller: str, larger: str) -> None:

@@ -20,6 +20,12 @@ from kafkaproc import limits
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 24 * HOUR_MS
 
+EXACTLY_ONCE_COMMIT_INTERVAL_MS: Final = 100
+"""The default under exactly_once_v2: readers of the output wait for the commit (as in Kafka Streams)."""
+
+TRANSACTION_HEADROOM_MS: Final = 1_000
+"""What a transaction needs beside the commit interval: flush, offsets, commit, a slow round trip."""
+
 CLIENT_PREFIXES: Final = ("consumer", "producer", "admin")
 
 SECURITY_NAMES: Final = (
@@ -112,9 +118,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         int, Setting("Stream-thread processes of this instance.", 1, limits.STREAM_THREADS_MAX)
     ] = 1
     processing_guarantee: Annotated[
-        Literal["at_least_once"], Setting("What holds for each record when things die.")
+        Literal["at_least_once", "exactly_once_v2"], Setting("What holds for each record when things die.")
     ] = "at_least_once"
-    commit_interval_ms: Annotated[int, Setting("Time between commits.", 10, HOUR_MS, "ms")] = 1_000
+    commit_interval_ms: Annotated[
+        int, Setting("Time between commits; 100 by default under exactly_once_v2.", 10, HOUR_MS, "ms")
+    ] = 1_000
+    commit_mode: Annotated[
+        Literal["drain_free", "drain"],
+        Setting("Under exactly_once_v2: a commit waits for no call, or drains all calls in flight first."),
+    ] = "drain_free"
+    transaction_timeout_ms: Annotated[
+        int, Setting("Age at which a broker aborts a transaction (exactly_once_v2).", 1_000, HOUR_MS, "ms")
+    ] = 10_000
     auto_offset_reset: Annotated[
         Literal["earliest", "latest", "none"],
         Setting("Where a partition starts whose committed offset is missing or out of the log; none refuses."),
@@ -206,6 +221,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """`default`, `App`, the TOML file's path, an environment variable's name, or `command line`."""
         return self.origins.get(name, "default")
 
+    @property
+    def exactly_once(self) -> bool:
+        return self.processing_guarantee == "exactly_once_v2"
+
     def consumer_conf(self) -> dict[str, str]:
         """librdkafka configuration of the supervisor's consumer, which is the instance's one group member."""
         membership = {
@@ -232,7 +251,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             "enable.partition.eof": "true",
             # Kafka Streams' at-least-once reads aborted records too, and does not wait for open transactions.
             # librdkafka's own default is read_committed.
-            "isolation.level": "read_uncommitted",
+            "isolation.level": "read_committed" if self.exactly_once else "read_uncommitted",
             **self._common_conf(),
             **self.client.get("consumer", {}),
         }

@@ -146,7 +146,7 @@ def test_sizes_are_bytes_or_carry_a_unit(text: int | str, size: int) -> None:
         ({"commit_interval_ms": "1ms"}, ["between 10 and 3600000 ms"]),
         ({"input_buffer_max_bytes": "1KiB"}, ["at least 1048576 bytes"]),
         ({"group_protocol": "consumr"}, ["none of classic, consumer", "Did you mean 'consumer'?"]),
-        ({"processing_guarantee": "exactly_once_v2"}, ["none of at_least_once"]),
+        ({"processing_guarantee": "exactly_once"}, ["none of at_least_once, exactly_once_v2", "Did you mean"]),
         ({"bootstrap_servers": "localhost:99999"}, ["'localhost:99999' is not host:port"]),
         ({"bootstrap_servers": "a:1,,b:2"}, ["'' is not host:port"]),
         ({"application_id": "a b"}, ["application_id = 'a b'"]),
@@ -265,3 +265,26 @@ def test_the_list_encoding_holds_the_most_incomplete_offsets_in_the_widest_span(
     three = (span - 32 * count) // (1_024 - 32)
     worst = 3 * three + 2 * (count - three)
     assert worst <= limits.METADATA_BUDGET_CHARS - limits.METADATA_HEADER_CHARS
+
+
+EXACTLY_ONCE = {**APP, "processing_guarantee": "exactly_once_v2"}
+
+
+def test_exactly_once_commits_ten_times_a_second_unless_told_otherwise() -> None:
+    assert load_settings(EXACTLY_ONCE).commit_interval_ms == 100
+    assert load_settings({**EXACTLY_ONCE, "commit_interval_ms": "2s"}).commit_interval_ms == 2_000
+    assert load_settings(APP).commit_interval_ms == 1_000
+
+
+def test_a_transaction_has_to_outlast_the_commit_interval() -> None:
+    load_settings({**EXACTLY_ONCE, "commit_interval_ms": 9_000})
+    with pytest.raises(ConfigError) as caught:
+        load_settings({**EXACTLY_ONCE, "commit_interval_ms": 9_500})
+    for part in ("transaction_timeout_ms = 10000 (default)", "commit_interval_ms = 9500 (App)", "at least 10500"):
+        assert part in str(caught.value)
+
+
+def test_exactly_once_reads_what_is_committed() -> None:
+    assert load_settings(EXACTLY_ONCE).fetch_conf()["isolation.level"] == "read_committed"
+    with pytest.raises(ConfigError, match="must stay read_committed"):
+        load_settings({**EXACTLY_ONCE, "consumer.isolation.level": "read_uncommitted"})
