@@ -66,6 +66,7 @@ EXTENSIONS = [
     extension("eager_coroutine"),
     extension("io_worker", "ring.c", "wakeup.c"),
     extension("task_table"),
+    extension("transaction"),
     extension("publisher"),
     extension("intake"),
     extension("dispatcher", "ring.c", "wakeup.c"),

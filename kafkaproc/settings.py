@@ -24,7 +24,7 @@ EXACTLY_ONCE_COMMIT_INTERVAL_MS: Final = 100
 """The default under exactly_once_v2: readers of the output wait for the commit (as in Kafka Streams)."""
 
 TRANSACTION_HEADROOM_MS: Final = 1_000
-"""What a transaction needs beside the commit interval: flush, offsets, commit, a slow round trip."""
+"""What a transaction needs beside the commit interval: flush, offsets, commit, a slow round trip (and in drain mode, calls)."""
 
 CLIENT_PREFIXES: Final = ("consumer", "producer", "admin")
 

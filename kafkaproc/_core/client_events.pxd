@@ -24,6 +24,7 @@ ctypedef void (*delivery_t)(const rd_kafka_message_t *message, void *opaque) noe
 cdef struct ClientContext:
     EventList events
     delivery_t delivery      # NULL for consumers
+    bint delivery_events     # reports come as events of the queue: a flush on another thread then runs no callback
     void *delivery_opaque
 
 cdef void client_context_install(ClientContext *context, rd_kafka_conf_t *conf) noexcept nogil

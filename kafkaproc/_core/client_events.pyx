@@ -21,6 +21,7 @@ from libc.string cimport memcpy, memset, strlen
 from kafkaproc._core.rdkafka cimport (
     ERR__ALL_BROKERS_DOWN,
     ERR__FATAL,
+    EVENT_DR,
     api,
     rd_kafka_conf_t,
     rd_kafka_message_t,
@@ -147,7 +148,9 @@ cdef void client_context_install(ClientContext *context, rd_kafka_conf_t *conf) 
     api.conf_set_error_cb(conf, on_error)
     api.conf_set_throttle_cb(conf, on_throttle)
     api.conf_set_stats_cb(conf, on_statistics)
-    if context.delivery != NULL:
+    if context.delivery_events:
+        api.conf_set_events(conf, EVENT_DR)
+    elif context.delivery != NULL:
         api.conf_set_dr_msg_cb(conf, on_delivery)
 
 

@@ -43,6 +43,8 @@ cdef struct Partition:
     bint ready                           # its queue may hold records
     bint at_end                          # the last fetch reached the end of the log
     bint changed                         # since the last snapshot
+    bint advanced                        # likewise, in what is to be committed: offsets became complete
+    const char *topic_name               # borrowed
     bint poisoned                        # an output was refused: nothing of it is published any more
     int64_t stream_time_ms
     int64_t log_end
@@ -203,6 +205,7 @@ cdef class Collector:
     cdef int64_t spent_message_count
     cdef int64_t spent_message_capacity
     cdef Event *spent_events
+    cdef int64_t spent_event_count
     cdef PyObject **garbage              # references to drop when the GIL is next held
     cdef int64_t garbage_count
     cdef int64_t garbage_capacity
@@ -223,6 +226,9 @@ cdef class Collector:
     cdef int64_t completed_records
     cdef uint64_t failed_coordinates     # of the first output that was refused
     cdef int32_t failed_error            # its librdkafka error, 0: none
+    cdef bint transactional              # effects go into transactions
+    cdef bint whole_records              # none of which may hold effects of a record that is not complete (I4)
+    cdef int32_t transaction_error       # why the open transaction cannot be committed any more, 0: it can
     cdef char failed_topic[250]
     cdef bint no_memory
     cdef bint inconsistent               # a bug of ours was seen
@@ -245,6 +251,7 @@ cdef class Collector:
     cdef void drop_waiting(self, Task *task) noexcept nogil
     cdef void cut_off(self, Task *task, int stage) noexcept nogil
     cdef void acknowledged(self, const rd_kafka_message_t *message) noexcept nogil
+    cdef void _refused(self, int error, uint64_t coordinates, const rd_kafka_topic_t *topic) noexcept nogil
     cdef void collect_garbage(self) noexcept
     cdef object key(self)
     cdef object value(self)
@@ -254,7 +261,7 @@ cdef class Collector:
     cdef void _free_origin(self, Origin *origin) noexcept nogil
     cdef void _free_event_memory(self, Event *event) noexcept nogil
     cdef void _free_event(self, Event *event) noexcept nogil
-    cdef void _free_spent(self) noexcept nogil
+    cdef void free_spent(self) noexcept nogil
     cdef void _drop_output(self, Output *output) noexcept nogil
     cdef void _discard(self, PyObject *reference) noexcept nogil
 

@@ -34,7 +34,18 @@ from kafkaproc._core.key_scheduler cimport (
     scheduler_schedule,
 )
 from kafkaproc._core.offset_tracker cimport tracker_complete, tracker_is_void
-from kafkaproc._core.rdkafka cimport api, native_produce
+from kafkaproc._core.rdkafka cimport (
+    ERR_INVALID_RECORD,
+    ERR_INVALID_TIMESTAMP,
+    ERR_MSG_SIZE_TOO_LARGE,
+    ERR_TOPIC_AUTHORIZATION_FAILED,
+    ERR_TOPIC_EXCEPTION,
+    ERR_UNKNOWN_TOPIC_OR_PART,
+    ERR__UNKNOWN_PARTITION,
+    ERR__UNKNOWN_TOPIC,
+    api,
+    native_produce,
+)
 
 from kafkaproc import limits
 
@@ -82,6 +93,13 @@ cdef rd_kafka_headers_t *headers_from_list(object headers) except? NULL:
         api.headers_destroy(result)
         raise
     return result
+
+
+cdef bint names_a_record(int error) noexcept nogil:
+    """Whether the output would be refused again, whatever else is in the transaction."""
+    return error in (
+        ERR_MSG_SIZE_TOO_LARGE, ERR_INVALID_RECORD, ERR_INVALID_TIMESTAMP, ERR_TOPIC_EXCEPTION, ERR_TOPIC_AUTHORIZATION_FAILED,
+        ERR_UNKNOWN_TOPIC_OR_PART, ERR__UNKNOWN_TOPIC, ERR__UNKNOWN_PARTITION)
 
 
 cdef class Stage:
@@ -250,6 +268,9 @@ cdef class Collector:
             if result == SCHEDULE_NO_MEMORY or result == SCHEDULE_FULL:
                 self.no_memory = True
             ordered = following
+        if self.whole_records and self.output_count > self.savepoint and (
+                self.made != NULL or (self.origin != NULL and self.origin.pending > (self.replayed != NULL))):
+            self.inconsistent = True       # the planner cuts where this could happen
         self.made = NULL
         if self.replayed == NULL and self.origin == NULL:
             self._complete(self.partition, self.offset, self.life)
@@ -365,6 +386,7 @@ cdef class Collector:
         if tracker_complete(partition.tracker, offset) != 0:
             self.inconsistent = True       # a bug: the thread stops rather than publish a wrong offset
         partition.changed = True
+        partition.advanced = True
         self.completed_records += 1
 
     # --- events --------------------------------------------------------------------------------------------------
@@ -447,6 +469,7 @@ cdef class Collector:
         """Freed after the next flush of outputs, which may point into its payload."""
         event.next = self.spent_events
         self.spent_events = event
+        self.spent_event_count += 1
 
     cdef void spend_message(self, rd_kafka_message_t *message) noexcept nogil:
         cdef rd_kafka_message_t **grown
@@ -492,10 +515,7 @@ cdef class Collector:
             if error == -184:              # RD_KAFKA_RESP_ERR__QUEUE_FULL
                 return False
             if error != 0:
-                if self.failed_error == 0:
-                    self.failed_error = error
-                    self.failed_coordinates = output.coordinates
-                    strncpy(self.failed_topic, api.topic_name(output.topic), sizeof(self.failed_topic) - 1)
+                self._refused(error, output.coordinates, output.topic)
             else:
                 output.headers = NULL      # librdkafka owns them now
                 self.unacknowledged[self.generation] += 1
@@ -505,28 +525,30 @@ cdef class Collector:
         self.output_next = 0
         self.output_count = 0
         self.savepoint = 0
-        self._free_spent()
+        self.free_spent()
         return True
 
-    cdef void _free_spent(self) noexcept nogil:
+    cdef void free_spent(self) noexcept nogil:
+        """What no output points into any more."""
         cdef int64_t index
         cdef Event *event
         for index in range(self.spent_message_count):
             api.message_destroy(self.spent_messages[index])
         self.spent_message_count = 0
+        self.spent_event_count = 0
         while self.spent_events != NULL:
             event = self.spent_events
             self.spent_events = event.next
             self._free_event(event)
 
     def drop_all(self):
-        """At the end of the thread: whatever was not handed over is freed. Its records were never published as done."""
+        """Whatever librdkafka has not been given is freed: at the end of the thread, and where a transaction is given up."""
         while self.output_next < self.output_count:
             self._drop_output(&self.outputs[self.output_next])
             self.output_next += 1
         self.output_next = 0
         self.output_count = 0
-        self._free_spent()
+        self.free_spent()
         self.collect_garbage()
 
     cdef void _drop_output(self, Output *output) noexcept nogil:
@@ -540,10 +562,18 @@ cdef class Collector:
         """A delivery report."""
         cdef uint64_t coordinates = <uint64_t><size_t>message._private
         self.unacknowledged[coordinates & 1] -= 1
-        if message.err != 0 and self.failed_error == 0:
-            self.failed_error = message.err
+        if message.err != 0:
+            self._refused(message.err, coordinates, message.rkt)
+
+    cdef void _refused(self, int error, uint64_t coordinates, const rd_kafka_topic_t *topic) noexcept nogil:
+        """An output does not get to its topic. In a transaction that is the record's fault, or else a reason to do all of it again."""
+        if self.transactional and not names_a_record(error):
+            if self.transaction_error == 0:
+                self.transaction_error = error
+        elif self.failed_error == 0:
+            self.failed_error = error
             self.failed_coordinates = coordinates
-            strncpy(self.failed_topic, api.topic_name(message.rkt), sizeof(self.failed_topic) - 1)
+            strncpy(self.failed_topic, api.topic_name(topic), sizeof(self.failed_topic) - 1)
 
     # --- Python references dropped without the GIL ------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from kafkaproc._core.offset_tracker cimport (
     tracker_has_room,
     tracker_life,
     tracker_note,
+    tracker_position,
 )
 from kafkaproc._core.rdkafka cimport ERR__PARTITION_EOF, api, rd_kafka_message_t
 from kafkaproc._core.task_table cimport FETCH_BATCH, TaskTable
@@ -29,7 +30,7 @@ from kafkaproc._core.task_table cimport FETCH_BATCH, TaskTable
 cdef class Intake:
     """`take` in every round of the loop."""
 
-    def __cinit__(self, Collector collector, TaskTable tasks, int64_t max_buffered_bytes, int64_t max_task_idle_ms):
+    def __cinit__(self, Collector collector, TaskTable tasks, int64_t max_buffered_bytes, int64_t max_task_idle_ms, bint drain):
         cdef Stage stage
         self.collector = collector
         self.tasks = tasks
@@ -42,7 +43,8 @@ cdef class Intake:
             raise MemoryError
         self.stage_count = len(collector.stages)
         for stage in collector.stages:
-            self.max_waiting[stage.index] = stage.max_waiting
+            # What waits is drained before each commit, too.
+            self.max_waiting[stage.index] = min(stage.max_waiting, stage.max_in_flight) if drain else stage.max_waiting
 
     def __dealloc__(self):
         free(self.max_waiting)
@@ -126,6 +128,7 @@ cdef class Intake:
             count += 1
             self.polled_count += 1
             if noted == TRACKER_SKIP:
+                partition.advanced = True
                 self.skipped_count += 1
                 api.message_destroy(message)
                 continue
@@ -195,6 +198,7 @@ cdef class Intake:
             if message.err == ERR__PARTITION_EOF:
                 partition.at_end = True
                 partition.log_end = message.offset
+                partition.advanced |= tracker_position(partition.tracker) != message.offset
                 if tracker_advance(partition.tracker, message.offset) == TRACKER_NO_MEMORY:
                     self.collector.no_memory = True
                 partition.changed = True

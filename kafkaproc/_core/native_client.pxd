@@ -24,7 +24,7 @@ cdef class NativeClient:
     cdef int release(self) except -1
     cdef int wake_from(self, rd_kafka_queue_t *queue, int fd) except -1
     # Serves what the queue holds, without waiting and without the GIL: delivery callbacks run, events gather in the context.
-    cdef int serve(self) except -1 nogil
+    cdef int serve(self) noexcept nogil
     # Valid until close(). Cached, so that a topic that is chosen record by record costs one dict lookup.
     cdef rd_kafka_topic_t *topic(self, str name) except NULL
     # What a topic is made with, for topic() to give away; NULL: the client's own.

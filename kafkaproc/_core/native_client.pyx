@@ -162,7 +162,7 @@ cdef class NativeClient:
     def closed(self) -> bool:
         return self.rk == NULL
 
-    cdef int serve(self) except -1 nogil:
+    cdef int serve(self) noexcept nogil:
         if self.rk == NULL:
             return 0
         return api.poll(self.rk, 0)

@@ -6,6 +6,7 @@ from kafkaproc._core.native_client cimport NativeClient
 
 cdef class NativeProducer(NativeClient):
     cdef bint used_by_python             # produce() was called: its messages' reports belong to deliveries()
+    cdef bint transactional              # its reports come as events: see client_events
     cdef list reports                    # deliveries that Python's produce() asked for and nobody took yet
     # Before the first message: who is told of each delivery report. Python's produce() is refused from here on.
     cdef int set_delivery(self, delivery_t delivery, void *opaque) except -1

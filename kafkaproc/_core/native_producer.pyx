@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stream thread's producer: Java's partitioning, idempotence, and one delivery report for every message that it took.
 
-No message ever times out: while the cluster is away the queue fills, and ERR__QUEUE_FULL pauses the intake.
+Without transactions no message ever times out: while the cluster is away the queue fills, and ERR__QUEUE_FULL pauses the intake. With them
+(`transactional.id` is set) a message has as long as its transaction, and what failed is made again after the abort.
 """
 
 from typing import NamedTuple
@@ -19,13 +20,14 @@ from kafkaproc._core.rdkafka cimport (
     TYPE_PRODUCER,
     api,
     native_produce,
+    rd_kafka_event_t,
     rd_kafka_headers_t,
     rd_kafka_message_t,
     rd_kafka_resp_err_t,
     rd_kafka_topic_t,
 )
 
-from kafkaproc._core.client_settings import PRODUCER_DEFAULTS
+from kafkaproc._core.client_settings import PRODUCER_DEFAULTS, TRANSACTIONAL_DEFAULTS
 from kafkaproc.errors import BrokerError
 from kafkaproc.limits import PRODUCE_QUEUE_RECORDS
 
@@ -47,7 +49,9 @@ cdef class NativeProducer(NativeClient):
         self.reports = []
         self.context.delivery = keep_report
         self.context.delivery_opaque = <void *> self
-        self.acquire(TYPE_PRODUCER, dict(conf), PRODUCER_DEFAULTS)
+        self.transactional = bool(conf.get("transactional.id"))
+        self.context.delivery_events = self.transactional
+        self.acquire(TYPE_PRODUCER, dict(conf), TRANSACTIONAL_DEFAULTS if self.transactional else PRODUCER_DEFAULTS)
         if wakeup_fd >= 0:
             self.wake_from(self.queue, wakeup_fd)
 
@@ -115,11 +119,30 @@ cdef class NativeProducer(NativeClient):
         """Ends the client. What is not acknowledged is given up, and reported so (PURGE_QUEUE, PURGE_INFLIGHT) before this returns."""
         if self.rk == NULL:
             return
-        with nogil:
-            api.purge(self.rk, PURGE_F_QUEUE | PURGE_F_INFLIGHT)
-            while api.outq_len(self.rk) > 0:
-                api.poll(self.rk, 100)
+        if not self.transactional:       # else whoever had a transaction open has heard of its end, or never will
+            with nogil:
+                api.purge(self.rk, PURGE_F_QUEUE | PURGE_F_INFLIGHT)
+                while api.outq_len(self.rk) > 0:
+                    api.poll(self.rk, 100)
         self.release()
+
+    cdef int serve(self) noexcept nogil:
+        cdef rd_kafka_event_t *event
+        cdef const rd_kafka_message_t *message
+        cdef int served = 0
+        if not self.transactional or self.rk == NULL:
+            return NativeClient.serve(self)
+        while True:
+            # What is no delivery report runs its callback here, and comes back as no event.
+            event = api.queue_poll(self.queue, 0)
+            if event == NULL:
+                return served
+            message = api.event_message_next(event)
+            while message != NULL:
+                self.context.delivery(message, self.context.delivery_opaque)
+                served += 1
+                message = api.event_message_next(event)
+            api.event_destroy(event)
 
 
 cdef void keep_report(const rd_kafka_message_t *message, void *opaque) noexcept with gil:

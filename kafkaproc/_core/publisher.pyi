@@ -5,6 +5,9 @@ class Publisher:
     def request_snapshot(self) -> int:
         """A number: once `published` has reached it, everything that is complete now is published."""
 
+    def is_uncommitted(self, task_id: str) -> bool:
+        """Whether anything that the task did is in no committed transaction yet."""
+
     @property
     def published(self) -> int:
         """Number of the last snapshot that was published."""

@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When an offset may be committed (I2, I3): snapshots of the trackers, published once the outputs made before them are acknowledged.
+"""When an offset may be committed (I2, I3): snapshots of the trackers, published once they hold.
 
-Outputs are counted in two alternating generations (flow.pyx). A snapshot turns the generation and waits until the old one's count is zero; what it
-then publishes is safe to commit for ever after, also when this process is dead. One snapshot waits at a time.
+At least once: outputs are counted in two alternating generations (flow.pyx). A snapshot turns the generation and waits until the old one's count is
+zero; what it then publishes is safe to commit for ever after, also when this process is dead.
+
+Exactly once (I4): a snapshot is taken where librdkafka has all outputs of the records that are complete, and goes into their transaction; what it
+publishes is committed. While that is under way (`Transaction` is BUSY) no further output reaches librdkafka: it would be in the transaction and not in
+its offsets. Records that become complete meanwhile are the next transaction's, and their outputs wait in the collector's list.
+
+One snapshot waits at a time.
 
 Owned by: the stream-loop thread. Read by the supervisor, through the segment's partition slots.
 """
 
 from libc.stdint cimport int32_t, int64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
 
-from kafkaproc._core.flow cimport Collector, Partition, Task
+from kafkaproc._core.flow cimport TASK_FENCED, Collector, Partition, Task
 from kafkaproc._core.offset_tracker cimport (
     tracker_committable,
     tracker_completed_ahead,
@@ -19,18 +26,27 @@ from kafkaproc._core.offset_tracker cimport (
     tracker_leader_epoch,
     tracker_position,
 )
+from kafkaproc._core.rdkafka cimport api, rd_kafka_topic_partition_list_t, rd_kafka_topic_partition_t
 from kafkaproc._core.segment cimport METADATA_MAX, ThreadSegment, segment_publish_partition
-from kafkaproc._core.task_table cimport TaskTable
+from kafkaproc._core.task_table cimport TaskHandle, TaskTable
+from kafkaproc._core.transaction cimport TRANSACTION_COMMITTED, TRANSACTION_OPEN, Transaction
+
+
+cdef enum:
+    DRAIN_HEADROOM_NS = 1_000_000_000    # of the transaction's time, for the commit itself
 
 
 cdef class Publisher:
     """`publish` in every round of the loop."""
 
-    def __cinit__(self, Collector collector, ThreadSegment segment, TaskTable tasks, int64_t interval_ms, int partition_slots):
+    def __cinit__(self, Collector collector, ThreadSegment segment, TaskTable tasks, Transaction transaction, int64_t interval_ms,
+                  int64_t commit_interval_ms, int partition_slots):
         self.collector = collector
         self.segment = segment
         self.tasks = tasks
+        self.transaction = transaction
         self.interval_ns = interval_ms * 1_000_000
+        self.commit_interval_ns = commit_interval_ms * 1_000_000
         self.staged = <Staged *>calloc(partition_slots, sizeof(Staged))
         if self.staged == NULL:
             raise MemoryError
@@ -41,35 +57,136 @@ cdef class Publisher:
     def request_snapshot(self) -> int:
         """A number: once `published` has reached it, everything that is complete now is published."""
         self.wanted = True
-        # One that waits for acknowledgements was taken earlier than now.
+        # One that waits was taken earlier than now.
         return self.snapshot_number + 1
 
     @property
     def published(self) -> int:
         return self.published_number
 
-    cdef void publish(self, int64_t now) noexcept nogil:
+    def is_uncommitted(self, str task_id) -> bool:
+        """Whether anything that the task did is in no committed transaction yet."""
+        cdef Task *task = (<TaskHandle>self.tasks.handles[task_id]).task
         cdef int index
+        for index in range(task.partition_count):
+            if task.partitions[index].advanced:
+                return True
+        return False
+
+    def start_anew(self):
+        """The transaction was given up, and its tasks with it."""
+        self.draining = False
+        self.holding = False
+        self.staged_count = 0
+
+    cdef void publish(self, int64_t now) noexcept nogil:
         if self.draining:
-            if self.collector.unacknowledged[self.drained_generation] == 0 and self.collector.failed_error == 0:
-                for index in range(self.staged_count):
-                    if self.staged[index].slot >= 0:
-                        segment_publish_partition(
-                            &self.segment.segment, self.staged[index].slot, &self.staged[index].fields, self.staged[index].metadata)
-                self.draining = False
-                self.published_number = self.snapshot_number
-            else:
+            if not self._holds():
                 return
+            self._publish_staged()
+            if self.transaction is not None:
+                self.transaction.settle(TRANSACTION_OPEN)
+        if self.transaction is not None and self.transaction.doom[0] and self.transaction.look() == TRANSACTION_OPEN:
+            self.transaction.fail(0, self.transaction.doom)
+            return
         # Outputs that librdkafka has not taken yet belong to records that are complete: no snapshot before they are counted.
         if self.collector.output_count or self.collector.inconsistent or self.collector.failed_error:
             return
-        if self.wanted or now >= self.due_ns:
-            self.take_snapshot()
+        if self.transaction is not None:
+            self._publish_transactional(now)
+        elif self.wanted or now >= self.due_ns:
+            self.take_snapshot(True)
+            self.snapshot_number += 1
             self.due_ns = now + self.interval_ns
             self.wanted = False
-            self.publish(now)
+            if self._holds():
+                self._publish_staged()
 
-    cdef void take_snapshot(self) noexcept nogil:
+    cdef bint _holds(self) noexcept nogil:
+        if self.transaction is not None:
+            return self.transaction.look() == TRANSACTION_COMMITTED
+        return self.collector.unacknowledged[self.drained_generation] == 0 and self.collector.failed_error == 0
+
+    cdef void _publish_staged(self) noexcept nogil:
+        cdef int index
+        for index in range(self.staged_count):
+            if self.staged[index].slot >= 0:
+                segment_publish_partition(
+                    &self.segment.segment, self.staged[index].slot, &self.staged[index].fields, self.staged[index].metadata)
+        self.draining = False
+        self.published_number = self.snapshot_number
+
+    cdef void _publish_transactional(self, int64_t now) noexcept nogil:
+        cdef rd_kafka_topic_partition_list_t *offsets
+        cdef bint commit = self.wanted or now >= self.commit_due_ns
+        if self.transaction.look() != TRANSACTION_OPEN:
+            return
+        if self.collector.transaction_error:
+            self.transaction.fail(self.collector.transaction_error, api.err2str(self.collector.transaction_error))
+            return
+        if commit and self.transaction.drain and not self._is_drained():
+            if not self.holding:
+                self.holding = True
+                self.holding_since_ns = now
+            if now - self.holding_since_ns > self.transaction.timeout_ns - self.commit_interval_ns - DRAIN_HEADROOM_NS:
+                self.transaction.fail(0, b"calls in flight leave the transaction no time: raise transaction_timeout_ms, give the stages a "
+                                         b"timeout, or set commit_mode = drain_free")
+            return
+        if commit and self.transaction.group_metadata_size == 0:
+            commit = False                 # nothing to commit under; `wanted` stands
+        elif not commit and now < self.due_ns:
+            return
+        self.take_snapshot(commit)
+        self.due_ns = now + self.interval_ns
+        if not commit:
+            # What is complete has not changed: these pairs say the same as the committed ones.
+            self._publish_staged()
+            return
+        self.snapshot_number += 1
+        self.wanted = False
+        self.holding = False
+        self.commit_due_ns = now + self.commit_interval_ns
+        offsets = self._offsets()
+        if offsets == NULL:
+            self._publish_staged()
+        else:
+            self.transaction.commit(offsets)
+
+    cdef bint _is_drained(self) noexcept nogil:
+        """No record of a task that counts hangs on a call."""
+        cdef Task *task = self.tasks.first
+        while task != NULL:
+            if task.state != TASK_FENCED and task.open_origins:
+                return False
+            task = task.next
+        return True
+
+    cdef rd_kafka_topic_partition_list_t *_offsets(self) noexcept nogil:
+        """The pairs of the snapshot that have changed, so one at least of each task with effects in the transaction. NULL: none."""
+        cdef rd_kafka_topic_partition_list_t *offsets = NULL
+        cdef rd_kafka_topic_partition_t *entry
+        cdef Staged *staged
+        cdef int index
+        for index in range(self.staged_count):
+            staged = &self.staged[index]
+            if not staged.advanced:
+                continue
+            if offsets == NULL:
+                offsets = api.topic_partition_list_new(self.staged_count)
+            entry = api.topic_partition_list_add(offsets, staged.partition.topic_name, staged.partition.partition)
+            entry.offset = staged.fields.committable_offset
+            # librdkafka frees it. With its NUL, as confluent-kafka commits it: whoever reads it back takes it for a C string.
+            entry.metadata = malloc(staged.fields.metadata_length + 1)
+            if entry.metadata == NULL:
+                self.collector.no_memory = True
+                continue
+            memcpy(entry.metadata, staged.metadata, staged.fields.metadata_length)
+            (<char *>entry.metadata)[staged.fields.metadata_length] = 0
+            entry.metadata_size = staged.fields.metadata_length + 1
+        return offsets
+
+    cdef void take_snapshot(self, bint with_advanced) noexcept nogil:
+        """`with_advanced`: of all that has changed; else not of partitions whose complete offsets have."""
         cdef Task *task = self.tasks.first
         cdef Partition *partition
         cdef Staged *staged
@@ -79,15 +196,19 @@ cdef class Publisher:
         while task != NULL:
             for index in range(task.partition_count):
                 partition = &task.partitions[index]
-                if not partition.changed:
+                if not partition.changed or (partition.advanced and not with_advanced):
                     continue
-                partition.changed = False
                 staged = &self.staged[self.staged_count]
                 length = tracker_encode(
                     partition.tracker, partition.topic_id, partition.stream_time_ms, staged.metadata, METADATA_MAX)
                 if length < 0:
-                    partition.changed = True       # it fits later, as records complete
+                    # It fits later, as records complete. A transaction that holds their effects cannot wait for that.
+                    self.collector.inconsistent |= self.transaction is not None
                     continue
+                partition.changed = False
+                staged.advanced = partition.advanced
+                partition.advanced = False
+                staged.partition = partition
                 staged.slot = partition.slot
                 staged.fields.epoch = partition.epoch
                 staged.fields.position = tracker_position(partition.tracker)
@@ -100,7 +221,6 @@ cdef class Publisher:
                 staged.fields.metadata_length = <int32_t>length
                 self.staged_count += 1
             task = task.next
-        self.snapshot_number += 1
         self.draining = True
         self.drained_generation = self.collector.generation
         self.collector.generation ^= 1

@@ -17,6 +17,10 @@ cdef enum:
     ERR_OFFSET_OUT_OF_RANGE = 1
     ERR_UNKNOWN_TOPIC_OR_PART = 3
     ERR_MSG_SIZE_TOO_LARGE = 10
+    ERR_TOPIC_EXCEPTION = 17             # no valid name of a topic
+    ERR_TOPIC_AUTHORIZATION_FAILED = 29
+    ERR_INVALID_TIMESTAMP = 32
+    ERR_INVALID_RECORD = 87
     ERR__PARTITION_EOF = -191            # message.offset is the position: markers and gaps before it are behind us
     ERR__MSG_TIMED_OUT = -192
     ERR__UNKNOWN_PARTITION = -190
@@ -50,6 +54,9 @@ cdef enum:
     DESTROY_F_NO_CONSUMER_CLOSE = 0x8
 
 cdef enum:
+    EVENT_DR = 0x1                       # delivery reports, one event for many
+
+cdef enum:
     TIMESTAMP_NOT_AVAILABLE = 0
     TIMESTAMP_CREATE_TIME = 1
     TIMESTAMP_LOG_APPEND_TIME = 2
@@ -74,6 +81,10 @@ cdef struct rd_kafka_headers_s
 ctypedef rd_kafka_headers_s rd_kafka_headers_t
 cdef struct rd_kafka_error_s
 ctypedef rd_kafka_error_s rd_kafka_error_t
+cdef struct rd_kafka_event_s
+ctypedef rd_kafka_event_s rd_kafka_event_t
+cdef struct rd_kafka_consumer_group_metadata_s
+ctypedef rd_kafka_consumer_group_metadata_s rd_kafka_consumer_group_metadata_t
 cdef struct rd_kafka_mock_cluster_s
 ctypedef rd_kafka_mock_cluster_s rd_kafka_mock_cluster_t
 
@@ -204,6 +215,7 @@ cdef struct RdKafkaApi:
     int (*conf_get)(const rd_kafka_conf_t *conf, const char *name, char *value, size_t *value_size) noexcept nogil
     void (*conf_set_opaque)(rd_kafka_conf_t *conf, void *opaque) noexcept nogil
     void (*conf_set_dr_msg_cb)(rd_kafka_conf_t *conf, dr_msg_cb_t callback) noexcept nogil
+    void (*conf_set_events)(rd_kafka_conf_t *conf, int events) noexcept nogil
     void (*conf_set_error_cb)(rd_kafka_conf_t *conf, error_cb_t callback) noexcept nogil
     void (*conf_set_log_cb)(rd_kafka_conf_t *conf, log_cb_t callback) noexcept nogil
     void (*conf_set_stats_cb)(rd_kafka_conf_t *conf, stats_cb_t callback) noexcept nogil
@@ -235,6 +247,10 @@ cdef struct RdKafkaApi:
     void (*queue_forward)(rd_kafka_queue_t *source, rd_kafka_queue_t *target) noexcept nogil
     size_t (*queue_length)(rd_kafka_queue_t *queue) noexcept nogil
     void (*queue_io_event_enable)(rd_kafka_queue_t *queue, int fd, const void *payload, size_t size) noexcept nogil
+    rd_kafka_event_t *(*queue_poll)(rd_kafka_queue_t *queue, int timeout_ms) noexcept nogil
+    int (*event_type)(const rd_kafka_event_t *event) noexcept nogil
+    const rd_kafka_message_t *(*event_message_next)(rd_kafka_event_t *event) noexcept nogil
+    void (*event_destroy)(rd_kafka_event_t *event) noexcept nogil
     Py_ssize_t (*consume_batch_queue)(rd_kafka_queue_t *queue, int timeout_ms, rd_kafka_message_t **messages,
                                       size_t capacity) noexcept nogil
 
@@ -291,6 +307,18 @@ cdef struct RdKafkaApi:
                                                  int64_t *high) noexcept nogil      # cached, no request
     rd_kafka_resp_err_t (*query_watermark_offsets)(rd_kafka_t *rk, const char *topic, int32_t partition, int64_t *low,
                                                    int64_t *high, int timeout_ms) noexcept nogil
+
+    # transactions: all but the last two block, and say by error_is_retriable that they can be called again to go on
+    rd_kafka_error_t *(*init_transactions)(rd_kafka_t *rk, int timeout_ms) noexcept nogil
+    rd_kafka_error_t *(*begin_transaction)(rd_kafka_t *rk) noexcept nogil
+    rd_kafka_error_t *(*send_offsets_to_transaction)(rd_kafka_t *rk, const rd_kafka_topic_partition_list_t *offsets,
+                                                     const rd_kafka_consumer_group_metadata_t *group_metadata,
+                                                     int timeout_ms) noexcept nogil
+    rd_kafka_error_t *(*commit_transaction)(rd_kafka_t *rk, int timeout_ms) noexcept nogil
+    rd_kafka_error_t *(*abort_transaction)(rd_kafka_t *rk, int timeout_ms) noexcept nogil
+    rd_kafka_error_t *(*consumer_group_metadata_read)(rd_kafka_consumer_group_metadata_t **group_metadata,
+                                                      const void *buffer, size_t size) noexcept nogil
+    void (*consumer_group_metadata_destroy)(rd_kafka_consumer_group_metadata_t *group_metadata) noexcept nogil
 
     # mock cluster
     rd_kafka_mock_cluster_t *(*mock_cluster_new)(rd_kafka_t *rk, int broker_count) noexcept nogil

@@ -5,10 +5,12 @@ from kafkaproc._core.native_producer import NativeProducer
 from kafkaproc._core.publisher import Publisher
 from kafkaproc._core.segment import ThreadSegment
 from kafkaproc._core.task_table import TaskTable
+from kafkaproc._core.transaction import Transaction
 
 DEADLINE: int
 CONTROL: int
 FAILURE: int
+OPENED: int
 
 class RecordFailure(Exception):
     """A record ended its task. `args`: error, task id, node, activity, topic, partition, offset."""
@@ -26,6 +28,7 @@ class StreamLoop:
         segment: ThreadSegment,
         consumer: NativeConsumer,
         producer: NativeProducer,
+        transaction: Transaction | None,
         stages: list[Stage],
         topics: list[str],
         loop_wakeup_fd: int,
@@ -35,13 +38,21 @@ class StreamLoop:
         records_fd: int,
         control_fd: int,
         snapshot_interval_ms: int,
+        commit_interval_ms: int,
         lease_timeout_ms: int,
         max_buffered_bytes: int,
         max_task_idle_ms: int,
         partition_slots: int,
     ) -> None: ...
     def run(self, until_ns: int) -> int:
-        """Runs until `until_ns` (CLOCK_MONOTONIC), or until the caller is needed: DEADLINE, CONTROL or FAILURE."""
+        """Runs until `until_ns` (CLOCK_MONOTONIC), or until the caller is needed: DEADLINE, CONTROL, FAILURE, or OPENED
+        (a transaction is open for the first time, or again after a failure)."""
+
+    def use_producer(self, producer: NativeProducer) -> None:
+        """From the next task on, and with nothing on its way to the last one."""
+
+    def drop_effects(self) -> None:
+        """The transaction is given up, and its tasks were removed: what they have not handed over goes too."""
 
     def begin_close(self, task_id: str) -> None:
         """The task takes no further record, and forgets what has not started; what runs may finish."""

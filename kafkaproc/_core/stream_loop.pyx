@@ -11,6 +11,8 @@ One round, most of it without the GIL::
     publish    (committable offset, completed set) of each partition → shared memory, once its outputs are acknowledged
     python     with the GIL, once a batch: records and effects whose nodes are Python functions
 
+Under exactly-once `publish` hands a snapshot to the committing thread (transaction.pyx), and `flush` stands still until that is done.
+
 With nothing to do it sleeps in poll() on three descriptors: its wake-up (completions), librdkafka's eventfd (records, delivery reports), and the
 control socket, which is the caller's business.
 
@@ -23,7 +25,7 @@ from posix.unistd cimport read
 
 from kafkaproc._core.clock cimport monotonic_ns
 from kafkaproc._core.dispatcher cimport Dispatcher
-from kafkaproc._core.flow cimport EFFECT_ERROR, TASK_CLOSING, TASK_FENCED, TASK_RUNNING, Collector, Event, Partition, Task
+from kafkaproc._core.flow cimport EFFECT_ERROR, TASK_CLOSING, TASK_FENCED, TASK_RUNNING, Collector, Event, Output, Partition, Task
 from kafkaproc._core.intake cimport Intake, TakenRecord
 from kafkaproc._core.key_scheduler cimport scheduler_running, scheduler_waiting
 from kafkaproc._core.native_consumer cimport NativeConsumer
@@ -54,6 +56,7 @@ from kafkaproc._core.segment cimport (
 )
 from kafkaproc._core.task_runtime cimport TaskRuntime
 from kafkaproc._core.task_table cimport TaskHandle, TaskTable
+from kafkaproc._core.transaction cimport TRANSACTION_COMMITTED, TRANSACTION_FAILED, TRANSACTION_OPEN, Transaction
 
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd:
@@ -68,15 +71,18 @@ cdef enum:
     HEARTBEAT_INTERVAL_NS = 50_000_000
     PYTHON_SLICE_NS = 5_000_000          # Python functions in a row, before outputs go out and commands are looked for
     GARBAGE_MAX = 65_536                 # references that wait for the GIL, beyond which it is taken for them
+    HELD_MAX = 50_000                    # outputs, records and events that wait for the end of a commit, beyond which intake stops
+    HELD_BYTES_MAX = 32 << 20            # keys and values of those outputs
 
 # Why `run` returned.
 cdef enum:
     BECAUSE_DEADLINE = 1
     BECAUSE_CONTROL = 2                  # the control socket is readable
-    BECAUSE_FAILURE = 3                  # see `take_failures` and `thread_failure`
+    BECAUSE_FAILURE = 3                  # see `take_failures`, `Transaction.failure` and `thread_failure`
+    BECAUSE_OPENED = 5                   # a transaction is open for the first time, or again after a failure
     _PYTHON = 4                          # internal: there is work for the Python part
 
-DEADLINE, CONTROL, FAILURE = BECAUSE_DEADLINE, BECAUSE_CONTROL, BECAUSE_FAILURE
+DEADLINE, CONTROL, FAILURE, OPENED = BECAUSE_DEADLINE, BECAUSE_CONTROL, BECAUSE_FAILURE, BECAUSE_OPENED
 
 
 cdef void on_delivery(const rd_kafka_message_t *message, void *opaque) noexcept nogil:
@@ -93,6 +99,7 @@ cdef class StreamLoop:
     cdef readonly Collector collector
     cdef readonly TaskTable tasks
     cdef readonly Publisher publisher
+    cdef readonly Transaction transaction    # None under at-least-once
     cdef Intake intake
     cdef Dispatcher dispatcher
     cdef NativeProducer producer
@@ -104,23 +111,30 @@ cdef class StreamLoop:
     cdef int64_t next_check_ns
     cdef int64_t lease_timeout_ns
     cdef int64_t iteration_count
-    cdef bint queue_full                 # librdkafka's, of outputs: no intake, and no call is started
+    cdef bint queue_full                 # of outputs, librdkafka's or that of a commit under way: no intake, and no call is started
+    cdef bint awaits_open                # the caller wants to hear of it
+    cdef int64_t held_count              # outputs that wait for the end of a commit, as far as they were looked at
+    cdef int64_t held_bytes
     cdef readonly bint suspended         # the lease ran out: no intake, no replay
     cdef list failures                   # RecordFailure, of one task or of several
 
-    def __cinit__(self, *, ThreadSegment segment, NativeConsumer consumer, NativeProducer producer, list stages, list topics,
+    def __cinit__(self, *, ThreadSegment segment, NativeConsumer consumer, NativeProducer producer, Transaction transaction, list stages, list topics,
                   int loop_wakeup_fd, int asyncio_wakeup_fd, int blocking_pool_fd, int64_t blocking_threads, int records_fd,
                   int control_fd,
-                  int64_t snapshot_interval_ms, int64_t lease_timeout_ms, int64_t max_buffered_bytes, int64_t max_task_idle_ms,
+                  int64_t snapshot_interval_ms, int64_t commit_interval_ms, int64_t lease_timeout_ms, int64_t max_buffered_bytes, int64_t max_task_idle_ms,
                   int partition_slots):
         self.segment = segment
-        self.producer = producer
+        self.transaction = transaction
+        self.awaits_open = True
         self.collector = Collector(stages, topics)
-        self.collector.producer = producer.rk
-        producer.set_delivery(on_delivery, <void *>self.collector)
+        self.collector.transactional = transaction is not None
+        self.collector.whole_records = transaction is not None and not transaction.drain
+        self.use_producer(producer)
         self.tasks = TaskTable(self.collector, consumer)
-        self.publisher = Publisher(self.collector, segment, self.tasks, snapshot_interval_ms, partition_slots)
-        self.intake = Intake(self.collector, self.tasks, max_buffered_bytes, max_task_idle_ms)
+        self.publisher = Publisher(
+            self.collector, segment, self.tasks, transaction, snapshot_interval_ms, commit_interval_ms, partition_slots)
+        self.intake = Intake(
+            self.collector, self.tasks, max_buffered_bytes, max_task_idle_ms, transaction is not None and transaction.drain)
         self.dispatcher = Dispatcher(self.collector, segment, stages, asyncio_wakeup_fd, blocking_pool_fd, blocking_threads)
         self.wakeup.shared = segment_stream_loop_wakeup(&segment.segment)
         self.wakeup.fd = loop_wakeup_fd
@@ -128,6 +142,20 @@ cdef class StreamLoop:
         self.control_fd = control_fd
         self.lease_timeout_ns = lease_timeout_ms * 1_000_000
         self.failures = []
+
+    def use_producer(self, NativeProducer producer):
+        """From the next task on, and with nothing on its way to the last one."""
+        self.producer = producer
+        self.collector.producer = producer.rk
+        self.collector.unacknowledged[0] = self.collector.unacknowledged[1] = 0
+        producer.set_delivery(on_delivery, <void *>self.collector)
+
+    def drop_effects(self):
+        """The transaction is given up, and its tasks were removed: what they have not handed over goes too."""
+        self.collector.drop_all()
+        self.collector.transaction_error = 0
+        self.awaits_open = True
+        self.publisher.start_anew()
 
     def begin_close(self, str task_id):
         """The task takes no further record, and forgets what has not started; what runs may finish."""
@@ -149,7 +177,7 @@ cdef class StreamLoop:
         return self.dispatcher.late_blocking_events()
 
     def run(self, int64_t until_ns) -> int:
-        """Runs until `until_ns` (CLOCK_MONOTONIC), or until the caller is needed: DEADLINE, CONTROL or FAILURE."""
+        """Runs until `until_ns` (CLOCK_MONOTONIC), or until the caller is needed: DEADLINE, CONTROL, FAILURE or OPENED."""
         cdef int reason
         while True:
             with nogil:
@@ -178,15 +206,21 @@ cdef class StreamLoop:
                 self._report(now)
             if not self.suspended:
                 progress = self.dispatcher.collect()
-                progress |= self.intake.take(now, self.queue_full)
+                progress |= self.intake.take(now, self.queue_full or self.publisher.holding)
                 if not self.queue_full:
                     progress |= self.dispatcher.dispatch()
             progress |= self._flush()
-            api.poll(self.producer.rk, 0)
+            self.producer.serve()
             now = monotonic_ns()
             self.publisher.publish(now)
             if self.collector.failed_error or self.collector.no_memory or self.collector.inconsistent or self.intake.error:
                 return BECAUSE_FAILURE
+            if self.transaction is not None:
+                if self.transaction.look() == TRANSACTION_FAILED:
+                    return BECAUSE_FAILURE
+                if self._opened():
+                    self.awaits_open = False
+                    return BECAUSE_OPENED
             if now >= self.next_check_ns:
                 self.next_check_ns = now + CHECK_INTERVAL_NS
                 reason = self._check(now, until_ns)
@@ -233,6 +267,8 @@ cdef class StreamLoop:
             due_ns = self.last_heartbeat_ns + HEARTBEAT_INTERVAL_NS
         if not self.publisher.draining and self.publisher.due_ns < due_ns:
             due_ns = self.publisher.due_ns
+        if self.transaction is not None and now < self.publisher.commit_due_ns < due_ns:
+            due_ns = self.publisher.commit_due_ns
         timeout_ms = (due_ns - now) // 1_000_000
         if timeout_ms < 1:
             timeout_ms = 1
@@ -245,7 +281,8 @@ cdef class StreamLoop:
             fds[index].events = POLLIN
             fds[index].revents = 0
         wakeup_prepare_sleep(&self.wakeup)
-        if not self.suspended and self.dispatcher.has_completions():
+        if (not self.suspended and self.dispatcher.has_completions()) or (self.transaction is not None and (
+                self.transaction.look() >= TRANSACTION_COMMITTED or self._opened())):
             wakeup_cancel_sleep(&self.wakeup)
             return 0
         c_poll(fds, 3, <int>timeout_ms)
@@ -258,6 +295,9 @@ cdef class StreamLoop:
             return BECAUSE_CONTROL
         self.next_check_ns = 0
         return 0
+
+    cdef bint _opened(self) noexcept nogil:
+        return self.awaits_open and self.transaction.look() == TRANSACTION_OPEN
 
     cdef void _report(self, int64_t now) noexcept nogil:
         """Heartbeat, lease and counters."""
@@ -292,10 +332,28 @@ cdef class StreamLoop:
     cdef bint _flush(self) noexcept nogil:
         cdef int64_t before = self.collector.output_next
         cdef bint work = self.collector.output_count > 0 or self.collector.spent_events != NULL or self.collector.spent_message_count > 0
+        if self.transaction is not None and self.transaction.look() != TRANSACTION_OPEN:
+            self._hold()
+            return False
+        self.held_count = self.held_bytes = 0
         if not work:
+            self.queue_full = False
             return False
         self.queue_full = not self.collector.flush_outputs()
         return not self.queue_full or self.collector.output_next != before
+
+    cdef void _hold(self) noexcept nogil:
+        """Outputs wait, up to a bound (I7)."""
+        cdef Output *output
+        while self.held_count < self.collector.output_count:
+            output = &self.collector.outputs[self.held_count]
+            self.held_bytes += max(0, output.key_length) + max(0, output.value_length)
+            self.held_count += 1
+        if self.collector.output_count == 0:
+            self.collector.free_spent()
+        self.queue_full = (
+            self.collector.output_count + self.collector.spent_message_count + self.collector.spent_event_count > HELD_MAX
+            or self.held_bytes > HELD_BYTES_MAX)
 
     # --- the Python part -----------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ cdef class TaskHandle:
     cdef Task *task
     cdef TaskRuntime runtime
     cdef list trackers
+    cdef list topic_names                # bytes, which Partition.topic_name points into
     cdef list queues                     # None once its intake has stopped
     cdef int allocate(self, int partition_count, int stage_count) except -1
     cdef void release(self) noexcept

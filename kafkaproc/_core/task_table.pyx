@@ -79,6 +79,7 @@ cdef class TaskTable:
         cdef PartitionQueue queue
         cdef OffsetTracker tracker
         cdef Source source
+        cdef bytes topic_name
         cdef int index
         handle.allocate(len(starts), len(stage_indexes))
         task = handle.task
@@ -90,6 +91,7 @@ cdef class TaskTable:
         task.runtime = <PyObject *>runtime
         handle.runtime = runtime
         task.subtopology, task.partition = map(int, runtime.task_id.split("_"))
+        handle.topic_names = []
         handle.trackers = [start.tracker for start in starts]
         for index in range(task.partition_count):
             start = starts[index]
@@ -104,6 +106,9 @@ cdef class TaskTable:
             partition.targets = source.targets
             partition.target_count = source.target_count
             partition.topic_index = start.topic_index
+            topic_name = start.topic.encode()
+            handle.topic_names.append(topic_name)
+            partition.topic_name = topic_name
             partition.partition = start.partition
             partition.slot = start.slot
             partition.epoch = start.epoch

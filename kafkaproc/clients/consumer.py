@@ -11,6 +11,7 @@ commit from elsewhere would wait for a gap between two polls for as long as none
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -155,6 +156,14 @@ class GroupConsumer:
         else:
             consumer.unassign()
 
+    def group_metadata(self) -> bytes:
+        """What a transactional producer's offsets are fenced by, opaque; empty where this is no member.
+
+        librdkafka has it also for those (generation −1, no member id), and brokers accept that without any check.
+        """
+        metadata: bytes | None = self._consumer.consumer_group_metadata()
+        return metadata if metadata and is_of_a_member(metadata) else b""
+
     # --- offsets -----
 
     def committed(
@@ -210,6 +219,22 @@ class GroupConsumer:
             self._consumer.close()
         except (RuntimeError, ck.KafkaException) as error:
             log.debug("close: %s", _words(error))
+
+
+_METADATA_MAGIC: Final = b"CGMDv2:"
+
+
+def is_of_a_member(metadata: bytes) -> bool:
+    """Whether librdkafka's group metadata has a generation and a member id.
+
+    Its layout: magic, generation (int32), group id and member id, each with a NUL.
+    """
+    magic, rest = metadata[: len(_METADATA_MAGIC)], metadata[len(_METADATA_MAGIC) :]
+    if magic != _METADATA_MAGIC:
+        raise BrokerError(f"unknown layout of librdkafka's group metadata: {metadata[:16]!r}")
+    generation = int.from_bytes(rest[:4], sys.byteorder, signed=True)
+    _, _, member = rest[4:].partition(b"\0")
+    return generation >= 0 and not member.startswith(b"\0")
 
 
 def _request(pairs: Mapping[TopicPartition, OffsetPair]) -> list[ck.TopicPartition]:

@@ -36,6 +36,10 @@ log = logging.getLogger(__name__)
 POLL_S: Final = 0.05
 """How long a request to the thread can wait; rebalances and errors end a poll at once."""
 
+METADATA_POLL_S: Final = 0.005
+"""The same under exactly-once: a `consumer`-protocol epoch moves without a callback, and a commit under the old one
+fails its transaction."""
+
 FETCH_TIMEOUT_S: Final = 5.0
 """For committed offsets: past it the thread polls, then asks again."""
 
@@ -75,6 +79,20 @@ class PartitionsLost:
 
 
 @dataclass(frozen=True)
+class OffsetsFetched:
+    """The answer to `refetch`: where these stand now, no transaction being open that moves them."""
+
+    pairs: dict[TopicPartition, OffsetPair | None]
+
+
+@dataclass(frozen=True)
+class GroupMetadataChanged:
+    """What the broker fences this member's transactional commits by; empty: it is none. Later than all that led to it."""
+
+    data: bytes
+
+
+@dataclass(frozen=True)
 class TopicsRecreated:
     """These were deleted and created again: positions in the old ones say nothing about them."""
 
@@ -107,6 +125,8 @@ GroupEvent = (
     PartitionsAssigned
     | PartitionsRevoked
     | PartitionsLost
+    | OffsetsFetched
+    | GroupMetadataChanged
     | TopicsRecreated
     | GroupTrouble
     | GroupFailed
@@ -150,7 +170,12 @@ class GroupMembership:
         self._sources = sources
         self._post = post
         self._answer_timeout_s = answer_timeout_s
+        self._held: set[TopicPartition] = set()
         self._unprepared: set[TopicPartition] = set()
+        self._refetches: queue.SimpleQueue[frozenset[TopicPartition]] = queue.SimpleQueue()
+        self._refetched: set[TopicPartition] = set()
+        self._metadata = b""
+        self._metadata_changed = False
         self._prepare_again_at = 0.0
         self._topics: frozenset[str] = frozenset()
         self._topic_ids: dict[str, bytes] = {}
@@ -182,6 +207,10 @@ class GroupMembership:
         """
         self._requests.put(_Request(self._known_revision, pairs))
 
+    def refetch(self, partitions: frozenset[TopicPartition]) -> None:
+        """Asks for their committed offsets again; OffsetsFetched is posted, for those that are held by then."""
+        self._refetches.put(partitions)
+
     def close(self, timeout_s: float) -> bool:
         """Leaves the group; everything that is to be committed has been. False where that takes longer."""
         self._answers_only = True
@@ -198,11 +227,12 @@ class GroupMembership:
         try:
             self._consumer.subscribe(self._topics)
             while not self._stop.is_set():
-                for problem in self._consumer.poll(POLL_S):
-                    self._post(GroupTrouble(problem))
+                self._poll()
                 self._start_commit()
                 now = time.monotonic()
-                if self._unprepared and now >= self._prepare_again_at:
+                while not self._refetches.empty():
+                    self._refetched |= self._refetches.get() & self._held
+                if (self._unprepared or self._refetched) and now >= self._prepare_again_at:
                     self._prepare()
                 if now >= self._look_again_at:
                     self._look_at_topics()
@@ -217,9 +247,30 @@ class GroupMembership:
         finally:
             self._consumer.close()
 
+    def _poll(self) -> None:
+        """A poll, and a look at whether the membership is another one.
+
+        librdkafka knows its new generation a moment before it says what has become of the partitions. So metadata
+        counts only where a poll that began after it was read has brought no such news.
+        """
+        if not self._settings.exactly_once:
+            self._poll_once(POLL_S)
+            return
+        revision = self._revision
+        metadata = self._consumer.group_metadata()
+        self._poll_once(0 if metadata != self._metadata else METADATA_POLL_S)
+        if metadata != self._metadata and revision == self._revision:
+            self._metadata = metadata
+            self._post(GroupMetadataChanged(metadata))
+
+    def _poll_once(self, timeout_s: float) -> None:
+        for problem in self._consumer.poll(timeout_s):
+            self._post(GroupTrouble(problem))
+
     def _prepare(self) -> None:
-        """Asks where the partitions of the last assignments stand; they are the supervisor's only then."""
-        wanted = set(self._unprepared)
+        """Asks where partitions stand, those of the last assignments first of all: they are the supervisor's only then."""
+        new, again = set(self._unprepared), set(self._refetched)
+        wanted = new | again
         try:
             topics = self._admin.topics(self._sources.resolve(self._topics | {each.topic for each in wanted}))
             self._sources.check_exist(topics)
@@ -228,9 +279,13 @@ class GroupMembership:
             log.warning("%s; asking again", error)
             self._prepare_again_at = time.monotonic() + FETCH_RETRY_S
             return
-        self._unprepared -= wanted
+        self._unprepared -= new
+        self._refetched -= again
         self._note_ids(topics)
-        self._post(PartitionsAssigned(pairs, topics))
+        if new:
+            self._post(PartitionsAssigned({each: pairs[each] for each in new}, topics))
+        if again:
+            self._post(OffsetsFetched({each: pairs[each] for each in again}))
 
     def _look_at_topics(self) -> None:
         """New topics that a pattern matches, topics that are gone, and those that are not the same any more.
@@ -324,21 +379,27 @@ class GroupMembership:
     # --- GroupListener, called inside poll, subscribe and close -----
 
     def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
+        self._held |= partitions
         self._unprepared |= partitions
         self._prepare_again_at = 0.0
         if not partitions:
             self._post(PartitionsAssigned({}, {}))
 
     def on_revoked(self, partitions: frozenset[TopicPartition]) -> None:
-        self._unprepared -= partitions
+        self._forget(partitions)
         if partitions and not self._answers_only:
             self._revision += 1
             if not self._ask(PartitionsRevoked(partitions, self._revision)):
                 self._revision += 1
                 self._post(PartitionsLost(partitions, self._revision))
 
-    def on_lost(self, partitions: frozenset[TopicPartition]) -> None:
+    def _forget(self, partitions: frozenset[TopicPartition]) -> None:
+        self._held -= partitions
         self._unprepared -= partitions
+        self._refetched -= partitions
+
+    def on_lost(self, partitions: frozenset[TopicPartition]) -> None:
+        self._forget(partitions)
         if partitions and not self._answers_only:
             self._revision += 1
             self._ask(PartitionsLost(partitions, self._revision))

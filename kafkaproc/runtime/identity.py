@@ -75,6 +75,11 @@ def directory_path(settings: Settings) -> Path:
     return Path(settings.state_dir) / settings.application_id
 
 
+def transactional_id(settings: Settings, instance_id: str, thread_index: int) -> str:
+    """The same for all processes of one stream thread, so that each fences the one before it."""
+    return f"{settings.application_id}-{instance_id}-{thread_index}"
+
+
 def _lock(
     fd: int, path: Path, settings: Settings, clock: Callable[[], float], sleep: Callable[[float], None]
 ) -> None:

@@ -8,6 +8,8 @@
         │ ◀──────────────────────────── TasksStarted │
         │ CloseTasks ──────────────────────────────▶ │   stop intake of these, finish what is in flight, publish slots
         │ ◀───────────────────────────── TasksClosed │   the supervisor commits what the slots say, right now
+        │ GroupMetadata ───────────────────────────▶ │   exactly once: what commits are fenced by from here on
+        │ ◀──────────────────────────── TasksAborted │   exactly once: start these anew from what is committed
         │ Shutdown ────────────────────────────────▶ │   close all tasks likewise, then the clients
         │ ◀───────────────────────────── TasksClosed │
         │ ◀───────────────────────────────── Stopped │   and the process ends with 0
@@ -78,6 +80,8 @@ class Start(ToStreamThread, frozen=True):
     """Characters of commit metadata a partition: the broker's limit, at most limits.METADATA_BUDGET_CHARS."""
     lease_timeout_ms: int
     """A lease stamp older than this: stop intake and replay until it is fresh again."""
+    transactional_id: str = ""
+    """Under exactly_once_v2: this thread's of this instance, for all its processes."""
 
 
 class AssignTasks(ToStreamThread, frozen=True):
@@ -91,6 +95,7 @@ class CloseTasks(ToStreamThread, frozen=True):
     are acknowledged. The supervisor kills a process that takes much longer.
 
     A deadline of 0 means that the partitions were lost: drop what is in flight, nothing of it will be committed.
+    Under exactly_once_v2 it has committed them by itself where that was still possible.
     """
 
     task_ids: tuple[str, ...]
@@ -101,6 +106,17 @@ class CloseTasks(ToStreamThread, frozen=True):
 class Shutdown(ToStreamThread, frozen=True):
     deadline_ms: int
     """From receipt, for in-flight work; closing the clients comes on top."""
+
+
+class GroupMetadata(ToStreamThread, frozen=True):
+    """Under exactly_once_v2: what the group fences this instance's commits by, whenever it has changed.
+
+    It is never sent ahead of the CloseTasks that the change brought. So a stream thread that goes by the last one it
+    has heard never commits, under a new generation, for a task that went with the old one.
+    """
+
+    data: bytes
+    """librdkafka's, opaque."""
 
 
 class FromStreamThread(msgspec.Struct, frozen=True, tag=True):
@@ -121,6 +137,15 @@ class TasksClosed(FromStreamThread, frozen=True):
     task_ids: tuple[str, ...]
     drained: bool
     """False where the deadline passed with work in flight, which then stays uncommitted."""
+
+
+class TasksAborted(FromStreamThread, frozen=True):
+    """The transaction with their effects was given up: they are closed, and have to start where the group says.
+
+    Not sent for tasks that are being closed: TasksClosed says it of those.
+    """
+
+    task_ids: tuple[str, ...]
 
 
 class TaskFailed(FromStreamThread, frozen=True):
@@ -156,5 +181,5 @@ class Stopped(FromStreamThread, frozen=True):
     """Everything is closed; the process ends next."""
 
 
-Command = Start | AssignTasks | CloseTasks | Shutdown
-Reply = Ready | TasksStarted | TasksClosed | TaskFailed | ThreadFailed | Stopped
+Command = Start | AssignTasks | CloseTasks | GroupMetadata | Shutdown
+Reply = Ready | TasksStarted | TasksClosed | TasksAborted | TaskFailed | ThreadFailed | Stopped

@@ -3,14 +3,19 @@
 stream loop.
 
     run ─▶ StreamLoop.run ──▶ CONTROL: a command ─▶ AssignTasks, CloseTasks, Shutdown
-              ▲               DEADLINE: tick ─▶ closings in progress, late blocking calls, what the clients say
+              ▲               OPENED: Ready, or TasksAborted
+              │               DEADLINE: tick ─▶ closings in progress, late blocking calls, what the clients say
               └───────────────FAILURE: TaskFailed or ThreadFailed
 
 Owned by: the main thread of the stream-thread process.
 
 Closing a task (revoked, or at shutdown) never blocks the loop. A `_Closing` goes through: intake stopped → what
 runs has finished, or the deadline has passed and it is fenced → a snapshot of what is complete was published,
-its outputs acknowledged → TasksClosed.
+its outputs acknowledged (exactly once: in a committed transaction) → TasksClosed.
+
+A transaction that fails takes all tasks of this thread with it: they are fenced and closed, and when the next
+transaction is open the supervisor is told to start them where the group says (TasksAborted). There is one way back
+for every failure, and it never rests on what this process remembers.
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ from kafkaproc._core.native_consumer import NativeConsumer
 from kafkaproc._core.native_producer import NativeProducer
 from kafkaproc._core.offset_tracker import OffsetTracker, RestoreResult
 from kafkaproc._core.segment import ThreadSegment
-from kafkaproc._core.stream_loop import CONTROL, FAILURE, RecordFailure, StreamLoop
+from kafkaproc._core.stream_loop import CONTROL, FAILURE, OPENED, RecordFailure, StreamLoop
 from kafkaproc._core.task_runtime import TaskRuntime
 from kafkaproc._core.task_table import PartitionOpening
 from kafkaproc.app import App
@@ -51,6 +56,7 @@ from kafkaproc.runtime.messages import (
     AssignTasks,
     CloseTasks,
     Command,
+    GroupMetadata,
     PartitionStart,
     Ready,
     Reply,
@@ -58,11 +64,13 @@ from kafkaproc.runtime.messages import (
     Start,
     Stopped,
     TaskFailed,
+    TasksAborted,
     TasksClosed,
     TasksStarted,
     TaskStart,
     ThreadFailed,
 )
+from kafkaproc.runtime.transactions import Transactions
 from kafkaproc.topology.nodes import Mode, ProcessorNode
 from kafkaproc.topology.topology import Subtopology, Topology
 
@@ -137,6 +145,9 @@ class StreamThread:
         self._resources = Resources("the stream thread")
         self._consumer: Any = None
         self._producer: Any = None
+        self._transactions: Transactions | None = None
+        self._ready = False
+        self._aborted: set[str] = set()
         self._workers: IoWorkers | None = None
         self._loop: Any = None
 
@@ -151,9 +162,21 @@ class StreamThread:
         blocking_pool_fd = self._eventfd(os.EFD_SEMAPHORE)
         client_id = self._start.client_id
         # The producer first: it is the one that takes its time (see _connect_producer).
-        self._producer = NativeProducer(
-            settings.producer_conf() | {"client.id": f"{client_id}-producer"}, wakeup_fd=records_fd
-        )
+        if settings.exactly_once:
+            self._transactions = Transactions(
+                settings,
+                self._start.transactional_id,
+                f"{client_id}-producer",
+                self._segment,
+                records_fd=records_fd,
+                loop_wakeup_fd=loop_wakeup_fd,
+            )
+            self._transactions.start()
+            self._producer = self._transactions.producer
+        else:
+            self._producer = NativeProducer(
+                settings.producer_conf() | {"client.id": f"{client_id}-producer"}, wakeup_fd=records_fd
+            )
         self._consumer = NativeConsumer(
             settings.consumer_conf()
             | {
@@ -171,6 +194,7 @@ class StreamThread:
             segment=self._segment,
             consumer=self._consumer,
             producer=self._producer,
+            transaction=self._transactions.transaction if self._transactions is not None else None,
             stages=self._stages,
             topics=self._topics,
             loop_wakeup_fd=loop_wakeup_fd,
@@ -180,6 +204,7 @@ class StreamThread:
             records_fd=records_fd,
             control_fd=self._channel.fileno(),
             snapshot_interval_ms=min(SNAPSHOT_INTERVAL_MS, settings.commit_interval_ms),
+            commit_interval_ms=settings.commit_interval_ms,
             lease_timeout_ms=self._start.lease_timeout_ms,
             max_buffered_bytes=settings.input_buffer_max_bytes,
             max_task_idle_ms=settings.max_task_idle_ms,
@@ -202,7 +227,12 @@ class StreamThread:
                 self._obey(command)
             if self._shutting_down:
                 return
-        self._connect_producer()
+        if self._transactions is None:
+            self._connect_producer()
+            self._be_ready()
+
+    def _be_ready(self) -> None:
+        self._ready = True
         self._channel.send(Ready(os.getpid()))
 
     def serve(self) -> None:
@@ -214,6 +244,8 @@ class StreamThread:
                     self._obey(command)
             elif reason == FAILURE:
                 self._report_failure()
+            elif reason == OPENED:
+                self._on_opened()
             self._tick()
 
     def close(self) -> None:
@@ -229,7 +261,9 @@ class StreamThread:
             _abandoned.append(self)
         if self._loop is not None:
             self._loop.close()
-        if self._producer is not None:
+        if self._transactions is not None and not self._transactions.close():
+            _abandoned.append(self)  # with a broker that is away
+        elif self._producer is not None:
             self._producer.close()
         if self._consumer is not None:
             self._consumer.close()
@@ -276,6 +310,9 @@ class StreamThread:
                 self._open_tasks(tasks)
             case CloseTasks(task_ids=task_ids, deadline_ms=deadline_ms):
                 self._begin_close(task_ids, deadline_ms)
+            case GroupMetadata(data=data):
+                assert self._transactions is not None
+                self._transactions.transaction.set_group_metadata(data)
             case Shutdown(deadline_ms=deadline_ms):
                 self._shutting_down = True
                 self._begin_close(tuple(self._tasks), deadline_ms)
@@ -377,11 +414,18 @@ class StreamThread:
 
     def _begin_close(self, task_ids: tuple[str, ...], deadline_ms: int) -> None:
         known = tuple(task_id for task_id in task_ids if task_id in self._tasks)
+        self._aborted.difference_update(task_ids)
         for task_id in known:
             self._loop.begin_close(task_id)
         self._closings.append(_Closing(task_ids, time.monotonic_ns() + deadline_ms * 1_000_000))
         if deadline_ms == 0 or self._failed:
+            if any(self._is_uncommitted(task_id) for task_id in known):
+                assert self._transactions is not None
+                self._transactions.transaction.give_up("partitions went to other instances")
             self._finish_close(self._closings.pop(), drained=False)
+
+    def _is_uncommitted(self, task_id: str) -> bool:
+        return self._transactions is not None and self._loop.publisher.is_uncommitted(task_id)
 
     def _tick(self) -> None:
         now = time.monotonic_ns()
@@ -425,14 +469,17 @@ class StreamThread:
 
     def _finish_close(self, closing: _Closing, drained: bool) -> None:
         for task_id in closing.task_ids:
-            task = self._tasks.pop(task_id, None)
-            if task is not None:
-                self._loop.fence(task_id)
-                self._loop.remove_task(task_id)
-                self._close_runtime(task)
+            self._drop_task(task_id)
         if self._workers is not None:
             self._workers.cancel_fenced()
         self._channel.send(TasksClosed(closing.task_ids, drained))
+
+    def _drop_task(self, task_id: str) -> None:
+        task = self._tasks.pop(task_id, None)
+        if task is not None:
+            self._loop.fence(task_id)
+            self._loop.remove_task(task_id)
+            self._close_runtime(task)
 
     def _close_runtime(self, task: _Task) -> None:
         try:
@@ -451,6 +498,9 @@ class StreamThread:
             )
         if failures:
             return
+        if self._transactions is not None and self._transactions.transaction.failure is not None:
+            self._abort()
+            return
         kind, text, topic, partition, offset = self._loop.thread_failure()
         if kind == "reset":
             position = f"offset {offset}" if offset >= 0 else "the position"
@@ -468,6 +518,39 @@ class StreamThread:
         elif kind == "fetch":
             text = f"{topic}[{partition}] cannot be read: {text}"
         self._fail_thread("BrokerError", text)
+
+    def _abort(self) -> None:
+        """All tasks of this thread go back to what is committed, and the supervisor says where that is."""
+        assert self._transactions is not None
+        failure = self._transactions.transaction.failure
+        assert failure is not None
+        level = logging.INFO if self._shutting_down or not self._tasks else logging.WARNING
+        log.log(level, "a transaction was given up, %d task(s) start anew: %s", len(self._tasks), failure.text)
+        self._aborted.update(self._tasks)
+        for closing in self._closings:
+            closing.drained = False
+            self._aborted.difference_update(closing.task_ids)
+        for task_id in tuple(self._tasks):
+            self._drop_task(task_id)
+        if self._workers is not None:
+            self._workers.cancel_fenced()
+        self._loop.drop_effects()
+        try:
+            self._transactions.recover(failure, self._use_producer)
+        except BrokerError as error:
+            self._fail_thread(type(error).__name__, str(error), exit_code=error.exit_code)
+
+    def _use_producer(self, producer: NativeProducer) -> None:
+        self._producer = producer
+        self._loop.use_producer(producer)
+
+    def _on_opened(self) -> None:
+        """The first transaction, or the one after a failure."""
+        if not self._ready:
+            self._be_ready()
+        if self._aborted:
+            self._channel.send(TasksAborted(tuple(sorted(self._aborted))))
+            self._aborted.clear()
 
     def _fail_task(self, task_id: str, error: RecordError, cause: BaseException | None = None) -> None:
         if self._failed or task_id in self._failed_tasks:

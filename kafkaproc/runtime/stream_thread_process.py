@@ -30,6 +30,7 @@ from typing import Final
 
 import kafkaproc
 from kafkaproc._core.segment import ThreadSegment
+from kafkaproc.clients.partitions import TopicPartition
 from kafkaproc.limits import MAX_IN_FLIGHT_MAX, PARTITIONS_PER_THREAD_MAX, RING_BYTES
 from kafkaproc.runtime.control import ControlChannel, supervisor_end
 from kafkaproc.runtime.messages import Command, Reply
@@ -96,6 +97,8 @@ class StreamThreadProcess:
         self.kill_at_ns: int | None = None
         self.kill_reason = ""
         self.stuck_since_ns = 0
+        self.interrupted: frozenset[TopicPartition] = frozenset()
+        """Under exactly-once: of tasks that died with its last process. They wait until the next has fenced that one."""
         self._command = tuple(command)
         self._sizes = sizes
         self._lock_fd = lock_fd

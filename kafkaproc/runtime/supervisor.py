@@ -17,45 +17,48 @@ import logging
 import os
 import queue
 import selectors
-import signal
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from kafkaproc.clients.admin import Admin
-from kafkaproc.clients.partitions import OffsetPair
-from kafkaproc.errors import EXIT_FAILURE, EXIT_OK, BrokerError, ChildDied, KafkaprocError
+from kafkaproc.clients.partitions import OffsetPair, TopicPartition
+from kafkaproc.errors import BrokerError, ChildDied, KafkaprocError
 from kafkaproc.observability.status import InstanceStatus
 from kafkaproc.runtime import obituary
 from kafkaproc.runtime.app_loader import load_app
 from kafkaproc.runtime.assignment import Sources, TaskId, task_count
 from kafkaproc.runtime.commits import Commits
 from kafkaproc.runtime.control_socket import ControlSocket
+from kafkaproc.runtime.ending import OrderlyEnd
 from kafkaproc.runtime.group import (
     CommitResult,
     GroupEvent,
     GroupFailed,
     GroupMembership,
+    GroupMetadataChanged,
     GroupTrouble,
+    OffsetsFetched,
     PartitionsAssigned,
     PartitionsLost,
     PartitionsRevoked,
     TopicsRecreated,
 )
 from kafkaproc.runtime.handovers import Handovers
-from kafkaproc.runtime.identity import InstanceDirectory
+from kafkaproc.runtime.identity import InstanceDirectory, transactional_id
 from kafkaproc.runtime.lease import Lease, lease_timeout_ms
 from kafkaproc.runtime.lifecycle import InstanceState, Lifecycle
 from kafkaproc.runtime.messages import (
     AssignTasks,
     CloseTasks,
+    GroupMetadata,
     Ready,
     Reply,
-    Shutdown,
     Start,
     Stopped,
     TaskFailed,
+    TasksAborted,
     TasksClosed,
     TasksStarted,
     ThreadFailed,
@@ -70,7 +73,7 @@ from kafkaproc.runtime.stream_thread_process import (
     child_command,
 )
 from kafkaproc.runtime.stream_threads import StreamThreads
-from kafkaproc.runtime.task_board import PlacedTask, TaskBoard
+from kafkaproc.runtime.task_board import PlacedTask, TaskBoard, TaskPhase
 from kafkaproc.runtime.task_starts import TaskStarts
 from kafkaproc.settings import Settings
 from kafkaproc.topology.topology import Topology
@@ -83,13 +86,10 @@ CLOSE_GRACE_MS: Final = 2_000
 for a partition that another instance works on by now. What it has published is committed as ever."""
 
 COMMIT_WAIT_MS: Final = 10_000
-"""How long the last commit of a handover, or of the instance, may take."""
+"""How long the last commit of a handover may take."""
 
 ANSWER_GRACE_S: Final = 1.0
 """The supervisor answers a revocation within its own deadlines, unless its loop is starved."""
-
-STOP_GRACE_MS: Final = 8_000
-"""The same at the end of the instance, when clients and I/O workers are closed as well."""
 
 LEAVE_TIMEOUT_S: Final = 5.0
 """For leaving the group and closing the consumer."""
@@ -174,25 +174,29 @@ class Supervisor:
         self._quiet_until_ns: dict[str, int] = {}
         # The classic protocol revokes everything before it assigns anything; the consumer protocol need not assign.
         self._between_assignments = False
-        self._signalled = False
-        self._last_commit_until_ns: int | None = None
-        self._last_commit_failed = False
-        self._leaving = False
-        self._finished = False
-        self._exit_code = EXIT_OK
-        self._start_error: KafkaprocError | None = None
+        self._group_metadata = b""
+        self._end = OrderlyEnd(
+            settings.shutdown_timeout_ms,
+            self._lifecycle,
+            self._board,
+            self._threads,
+            self._commits,
+            self._handovers,
+            is_started=lambda: self._facts is not None,
+            leave=lambda: threading.Thread(target=self._leave_group, name="leaving", daemon=True).start(),
+        )
 
     def run(self) -> int:
         """The life of the instance."""
         try:
             self._open()
-            while not self._finished:
+            while not self._end.finished:
                 self._turn()
         finally:
             self._close()
-        if self._start_error is not None:
-            raise self._start_error
-        return self._exit_code
+        if self._end.start_error is not None:
+            raise self._end.start_error
+        return self._end.exit_code
 
     def _open(self) -> None:
         read = selectors.EVENT_READ
@@ -233,7 +237,7 @@ class Supervisor:
         )  # not for a reply that could not be read because this process was stopped
         self._threads.warn_of_stuck(now)
         if self._lifecycle.ending:
-            self._advance_end(now)
+            self._end.advance(now)
         else:
             self._threads.restart_due(now)
             self._apply_plan(now)
@@ -246,7 +250,7 @@ class Supervisor:
         for optional in (
             self._commits.deadline_ns,
             self._handovers.deadline_ns(),
-            self._last_commit_until_ns,
+            self._end.deadline_ns,
         ):
             if optional is not None:
                 deadlines.append(optional)
@@ -278,18 +282,24 @@ class Supervisor:
                 self._on_revoked(event)
             case PartitionsLost():
                 self._on_lost(event)
+            case OffsetsFetched():
+                self._on_offsets_fetched(event)
+            case GroupMetadataChanged(data=data):
+                self._group_metadata = data
+                for thread in self._threads:
+                    self._send_group_metadata(thread)
             case TopicsRecreated():
                 self._on_recreated(event)
             case CommitResult():
                 self._on_committed(event)
             case GroupTrouble(problem=problem) if problem.final:
-                self._fail(BrokerError(f"no member of group {self._settings.application_id}: {problem.text}"))
+                self._end.fail(BrokerError(f"no member of group {self._settings.application_id}: {problem.text}"))
             case GroupTrouble(problem=problem):
                 self._log_trouble(problem.name, problem.text)
             case GroupFailed(error=error):
-                self._fail(error)
+                self._end.fail(error)
             case _GroupLeft(in_time=in_time):
-                self._on_group_left(in_time)
+                self._end.on_group_left(in_time)
 
     def _log_trouble(self, name: str, text: str) -> None:
         now = time.monotonic_ns()
@@ -298,6 +308,8 @@ class Supervisor:
             log.warning("%s (the client tries again by itself)", text)
 
     def _status(self) -> InstanceStatus:
+        if self._settings.exactly_once:
+            self._read_all_slots()
         return instance_status(
             self._settings,
             self._directory.instance_id,
@@ -337,11 +349,12 @@ class Supervisor:
                 answer_timeout_s=self._handover_ms / 1000 + ANSWER_GRACE_S,
             )
         except KafkaprocError as error:
-            self._fail(error)
+            self._end.fail(error)
             return
         self._facts = facts
         self._lease = Lease(lease_timeout_ms(self._settings, facts.limits), time.monotonic_ns())
-        self._commits.open(self._group.submit, time.monotonic_ns())
+        if not self._settings.exactly_once:
+            self._commits.open(self._group.submit, time.monotonic_ns())
         self._lifecycle.enter(InstanceState.REBALANCING)
         self._group.start(facts.source_topics)
         for thread in self._threads:
@@ -394,6 +407,7 @@ class Supervisor:
                 partition_count=max(1, -(-partitions // len(self._threads))),
                 metadata_budget=facts.limits.metadata_chars,
                 lease_timeout_ms=lease_timeout_ms(self._settings, facts.limits),
+                transactional_id=transactional_id(self._settings, self._directory.instance_id, thread.index),
             ),
         )
 
@@ -403,22 +417,28 @@ class Supervisor:
                 if thread.state is ThreadState.STARTING:
                     thread.state = ThreadState.READY
                     self._board.thread_up(thread.index)
+                    self._send_group_metadata(thread)
+                    self._refetch(thread.interrupted)
+                    thread.interrupted = frozenset()
             case TasksStarted(task_ids=task_ids):
                 for task_id in task_ids:
                     self._board.started(TaskId.parse(task_id))
             case TasksClosed():
                 self._on_tasks_closed(thread, reply)
+            case TasksAborted(task_ids=task_ids):
+                for task_id in task_ids:
+                    self._on_task_aborted(TaskId.parse(task_id), thread)
             case TaskFailed():
                 where = f"record {reply.topic}[{reply.partition}]@{reply.offset}, node {reply.node}"
                 log.error(
                     "task %s failed at %s: %s%s", reply.task_id, where, reply.text, _below(reply.traceback)
                 )
-                self._end(InstanceState.PENDING_ERROR, reply.exit_code)
+                self._end.begin(InstanceState.PENDING_ERROR, reply.exit_code)
             case ThreadFailed():
                 log.error(
                     "%s failed: %s: %s%s", thread.name, reply.error, reply.text, _below(reply.traceback)
                 )
-                self._end(InstanceState.PENDING_ERROR, reply.exit_code)
+                self._end.begin(InstanceState.PENDING_ERROR, reply.exit_code)
             case Stopped():
                 pass  # the process ends next, and that is what counts
 
@@ -426,9 +446,7 @@ class Supervisor:
         for task_id in reply.task_ids:
             task = self._board.closed(TaskId.parse(task_id))
             if task is not None:
-                self._read_slots(thread, [task])
-                for slot in task.slots.values():
-                    thread.give_slot(slot)
+                self._take_back(task, thread)
         if thread.state is ThreadState.READY and not self._board.is_closing(thread.index):
             thread.kill_at_ns = None
         if not reply.drained:
@@ -437,11 +455,47 @@ class Supervisor:
                 ", ".join(reply.task_ids),
             )
 
+    def _take_back(self, task: PlacedTask, thread: StreamThreadProcess) -> None:
+        """A task that its thread has closed."""
+        self._read_slots(thread, [task])
+        for slot in task.slots.values():
+            thread.give_slot(slot)
+        if self._settings.exactly_once:
+            self._refetch(task.partitions)
+
+    def _on_task_aborted(self, task_id: TaskId, thread: StreamThreadProcess) -> None:
+        task = self._board.placed.get(task_id)
+        # One that is being closed is in the answer to that.
+        if task is not None and task.thread == thread.index and task.phase is not TaskPhase.CLOSING:
+            self._board.closed(task_id)
+            self._take_back(task, thread)
+
+    def _refetch(self, partitions: Iterable[TopicPartition]) -> None:
+        """Under exactly-once a task starts where the group says, and nowhere else, once the last transaction that
+        could move that has ended (require_stable)."""
+        awaited = self._board.await_offsets(partitions)
+        if awaited and self._group is not None:
+            self._group.refetch(awaited)
+
+    def _on_offsets_fetched(self, event: OffsetsFetched) -> None:
+        held = {each: pair for each, pair in event.pairs.items() if each in self._board.held}
+        for partition, pair in held.items():
+            self._commits.ledger.hold(partition, pair)
+        self._board.offsets_known(held)
+
+    def _send_group_metadata(self, thread: StreamThreadProcess) -> None:
+        """Behind every CloseTasks that the membership it stands for has brought: see messages.GroupMetadata."""
+        if self._group_metadata and thread.state in (ThreadState.READY, ThreadState.STOPPING):
+            self._threads.send(thread, GroupMetadata(self._group_metadata))
+
     def on_death(self, thread: StreamThreadProcess, status: int) -> None:
         """Says what it was doing, and has committed what it had published; then its tasks may go on elsewhere."""
         now = time.monotonic_ns()
         tasks = self._board.thread_down(thread.index)
         self._read_slots(thread, tasks)
+        if self._settings.exactly_once:
+            # Not before its successor has fenced it: until then its last transaction may still be committed.
+            thread.interrupted |= self._board.await_offsets(each for task in tasks for each in task.partitions)
         self._commits.hurry(now)
         if tasks or not self._lifecycle.ending or (status != 0 and self._facts is not None):
             assert thread.segment is not None
@@ -456,10 +510,10 @@ class Supervisor:
             log.info("%s starts again in %d ms", thread.name, (thread.restart_at_ns - now) // MS)
         else:
             limit = self._settings.max_thread_restarts
-            self._fail(ChildDied(f"{thread.name} died more often than max_thread_restarts = {limit} allows"))
+            self._end.fail(ChildDied(f"{thread.name} died more often than max_thread_restarts = {limit} allows"))
 
     def on_failed(self, error: BrokerError) -> None:
-        self._fail(error)
+        self._end.fail(error)
 
     def _read_slots(self, thread: StreamThreadProcess, tasks: Iterable[PlacedTask]) -> None:
         if thread.segment is None:
@@ -473,6 +527,8 @@ class Supervisor:
                 if state is not None and state.epoch == task.epoch and state.committable_offset >= 0:
                     pair = OffsetPair(state.committable_offset, state.metadata)
                     self._commits.ledger.publish(partition, pair)
+                    if self._settings.exactly_once:
+                        self._commits.ledger.settle({partition: pair}, {})  # by the stream thread itself
 
     def _read_all_slots(self) -> None:
         for thread in self._threads:
@@ -490,7 +546,7 @@ class Supervisor:
         try:
             held = self._task_starts.hold(event)
         except KafkaprocError as error:
-            self._fail(error)
+            self._end.fail(error)
             return
         self._board.hold(held, self._task_starts.partition_counts(), now)
 
@@ -542,7 +598,7 @@ class Supervisor:
             try:
                 starts = tuple(self._task_starts.start(task, thread) for task in tasks)
             except KafkaprocError as error:
-                self._fail(error)
+                self._end.fail(error)
                 return
             self._threads.send(thread, AssignTasks(self._board.version, starts))
 
@@ -561,84 +617,15 @@ class Supervisor:
         if accepted_at_ns is not None:
             self._lease.membership_proven(accepted_at_ns)
         if final:
-            self._fail(BrokerError(f"offsets cannot be committed: {final[0].text}"))
-
-    # --- the end -----
+            self._end.fail(BrokerError(f"offsets cannot be committed: {final[0].text}"))
 
     def _on_signals(self) -> None:
         for number in self._signals.take():
-            if self._signalled and number is signal.SIGINT:
-                log.warning("SIGINT: stopping at once, without a commit")
-                self._exit_code = EXIT_FAILURE
-                self._finished = True
-                return
-            self._signalled = True
-            if not self._lifecycle.ending:
-                timeout_ms = self._settings.shutdown_timeout_ms
-                log.info("%s: calls in flight have %d ms to finish", number.name, timeout_ms)
-                self._end(InstanceState.PENDING_SHUTDOWN, EXIT_OK)
-
-    def _fail(self, error: KafkaprocError) -> None:
-        """Ends the instance with an error; one from before the group was joined is the caller's to show."""
-        if self._lifecycle.state is InstanceState.PENDING_ERROR:
-            log.error("%s", error)
-            return
-        if self._lifecycle.state is InstanceState.CREATED:
-            self._start_error = error
-        else:
-            log.error("%s", error)
-        self._end(InstanceState.PENDING_ERROR, error.exit_code)
-
-    def _end(self, state: InstanceState, exit_code: int) -> None:
-        """Closes all tasks, commits and leaves the group, in the turns that follow."""
-        if self._lifecycle.state is InstanceState.PENDING_ERROR:
-            return
-        already_ending = self._lifecycle.ending
-        self._lifecycle.enter(state)
-        self._exit_code = exit_code
-        if already_ending:
-            return
-        self._board.close_all()
-        deadline_ms = self._settings.shutdown_timeout_ms
-        for thread in self._threads:
-            if thread.state is ThreadState.BACKOFF:
-                thread.state = ThreadState.GONE
-            elif thread.alive:
-                thread.state = ThreadState.STOPPING
-                if self._facts is None:
-                    thread.kill()  # it has not been started
-                else:
-                    self._threads.send(thread, Shutdown(deadline_ms))
-                    thread.kill_after(time.monotonic_ns() + (deadline_ms + STOP_GRACE_MS) * MS, "stop")
-
-    def _advance_end(self, now: int) -> None:
-        """When the processes are gone: the last commit, then out of the group."""
-        if self._leaving or self._threads.alive:
-            return
-        if not self._commits.idle and not self._last_commit_failed:
-            if self._last_commit_until_ns is None:
-                self._last_commit_until_ns = now + COMMIT_WAIT_MS * MS
-            if now < self._last_commit_until_ns:
-                return
-            self._last_commit_failed = True
-            log.error("the last commit did not go through: what it would have said runs again")
-        self._last_commit_until_ns = None
-        if len(self._handovers) == 0:
-            self._leaving = True
-            threading.Thread(target=self._leave_group, name="leaving", daemon=True).start()
+            self._end.on_signal(number)
 
     def _leave_group(self) -> None:
         """A thread's, since it waits for the broker."""
         self._post(_GroupLeft(self._group is None or self._group.close(LEAVE_TIMEOUT_S)))
-
-    def _on_group_left(self, in_time: bool) -> None:
-        if not in_time:
-            log.warning(
-                "the broker did not let this instance leave the group: its partitions move when it times out"
-            )
-        failed = self._lifecycle.state is InstanceState.PENDING_ERROR
-        self._lifecycle.enter(InstanceState.ERROR if failed else InstanceState.NOT_RUNNING)
-        self._finished = True
 
 
 def _below(traceback: str) -> str:

@@ -38,8 +38,10 @@ from kafkaproc.testing import (
     TopicReader,
     committed_offsets,
     end_offsets,
+    read_topic,
     wait_until,
 )
+from kafkaproc.testing.topics import Isolation, Record
 
 APPS: Final = Path(__file__).parent / "apps"
 ENRICH: Final = APPS / "enrich.py"
@@ -205,6 +207,13 @@ class Output(NamedTuple):
     pid: int
     """Of the stream thread that ran it."""
 
+    @classmethod
+    def of(cls, record: Record) -> Output:
+        fields = orjson.loads(record.value or b"null")
+        source = (fields.get("topic", ""), fields.get("partition", -1), fields.get("offset", -1))
+        at = record.timestamp_ms / 1000
+        return cls(fields["key"], fields["sequence"], source, at, fields.get("pid", -1))
+
 
 class CommittedSet(NamedTuple):
     """What a partition's commit says: the committable offset, and which offsets above it are complete."""
@@ -251,6 +260,7 @@ class Flow:
         *,
         key_count: int = 200,
         choose_key: Callable[[int], int] | None = None,
+        isolation: Isolation = "read_uncommitted",
     ) -> None:
         self.servers = cluster.bootstrap_servers
         self.inputs = inputs
@@ -264,7 +274,8 @@ class Flow:
             SequenceLoad(self.servers, topic, key_count=key_count, seed=1, choose_key=choose_key)
             for topic in inputs
         ]
-        self._reader = TopicReader(self.servers, output, "read_uncommitted")
+        self._isolation = isolation
+        self._reader = TopicReader(self.servers, output, isolation)
         self._environment = {
             "KAFKAPROC_BOOTSTRAP_SERVERS": self.servers,
             "KAFKAPROC_LOG_FORMAT": "json",
@@ -296,17 +307,15 @@ class Flow:
 
     def read(self) -> list[Output]:
         """What came since the last call."""
-        new = []
-        for record in self._reader.read(0.02):
-            fields = orjson.loads(record.value or b"null")
-            source = (fields.get("topic", ""), fields.get("partition", -1), fields.get("offset", -1))
-            at = record.timestamp_ms / 1000
-            new.append(Output(fields["key"], fields["sequence"], source, at, fields.get("pid", -1)))
+        new = [Output.of(record) for record in self._reader.read(0.02)]
         self.outputs += new
         return new
 
     def read_all(self) -> None:
         """Everything that the output holds now."""
+        if self._isolation == "read_committed":  # markers of transactions have offsets too
+            self.outputs = list(map(Output.of, read_topic(self.servers, self.output)))
+            return
         ends = sum(end_offsets(self.servers, self.output).values())
         wait_until(
             lambda: self.read() is not None and len(self.outputs) >= ends, WAIT_S, "the output is read"

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stream thread's transactional producer: made, used, and made anew when it is of no use any more.
+
+Under one transactional.id for all its life, so that each producer fences its predecessor, whether that was in this
+process or in one that died. The id is the thread's of this instance; what is in a transaction is checked against the
+group's generation as well (KIP-447).
+
+Owned by: the main thread of the stream-thread process. The committing thread is in `_core/transaction.pyx`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from kafkaproc._core.native_producer import NativeProducer
+from kafkaproc._core.segment import ThreadSegment
+from kafkaproc._core.transaction import Transaction, TransactionFailure
+from kafkaproc.errors import BrokerError
+from kafkaproc.settings import Settings
+
+log = logging.getLogger("kafkaproc.stream_thread")
+
+STOP_S: Final = 2.0
+"""For the call that the committing thread is in; each lasts half a second."""
+
+_MENDS: Final = {
+    "TRANSACTIONAL_ID_AUTHORIZATION_FAILED": "grant WRITE and DESCRIBE on the transactional ids that start with {id}",
+    "GROUP_AUTHORIZATION_FAILED": "grant READ on the consumer group that is named like the application_id",
+    "CLUSTER_AUTHORIZATION_FAILED": "grant IDEMPOTENT_WRITE on the cluster",
+    "INVALID_TRANSACTION_TIMEOUT": (
+        "transaction_timeout_ms = {timeout} is more than the broker's transaction.max.timeout.ms allows: lower it"
+    ),
+    "_UNSUPPORTED_FEATURE": "the broker is too old for processing_guarantee = 'exactly_once_v2'",
+}
+
+
+class Transactions:
+    """See the module. `records_fd` is woken by the producer's reports, `loop_wakeup_fd` by ends of transactions."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        transactional_id: str,
+        client_id: str,
+        segment: ThreadSegment,
+        *,
+        records_fd: int,
+        loop_wakeup_fd: int,
+    ) -> None:
+        self._settings = settings
+        self._conf = settings.producer_conf() | {
+            "client.id": client_id,
+            "transactional.id": transactional_id,
+            "transaction.timeout.ms": str(settings.transaction_timeout_ms),
+        }
+        self._records_fd = records_fd
+        self._job_fd = os.eventfd(0, os.EFD_CLOEXEC)
+        self.transaction = Transaction(
+            segment=segment,
+            loop_wakeup_fd=loop_wakeup_fd,
+            job_fd=self._job_fd,
+            timeout_ms=settings.transaction_timeout_ms,
+            drain=settings.commit_mode == "drain",
+        )
+        self.producer = self._new_producer()
+        self._thread = threading.Thread(target=self.transaction.work, name="commit", daemon=True)
+
+    def _new_producer(self) -> NativeProducer:
+        return NativeProducer(self._conf, wakeup_fd=self._records_fd)
+
+    def start(self) -> None:
+        """Fences the predecessor, beside whatever else has to be opened."""
+        self._thread.start()
+        self.transaction.initialise(self.producer)
+
+    def recover(self, failure: TransactionFailure, use_producer: Callable[[NativeProducer], None]) -> None:
+        """Aborts what failed, or leaves it to a new producer. Its effects must be gone from the loop.
+
+        Raises BrokerError for what no other transaction mends.
+        """
+        if failure.final:
+            mend = _MENDS.get(failure.name, "").format(
+                id=self._settings.application_id, timeout=self._settings.transaction_timeout_ms
+            )
+            raise BrokerError(f"transactions are not possible: {failure.text}{': ' if mend else ''}{mend}")
+        if not failure.needs_producer:
+            self.transaction.abort()
+            return
+        self.transaction.abandon()
+        old, self.producer = self.producer, self._new_producer()
+        use_producer(self.producer)
+        old.close()
+        self.transaction.initialise(self.producer)
+
+    def close(self) -> bool:
+        """Ends the committing thread, with what is open; False where a call still holds it and with it the producer."""
+        if self._thread.ident is not None:
+            self.transaction.stop()
+            self._thread.join(STOP_S)
+        if self._thread.is_alive():
+            return False
+        os.close(self._job_fd)
+        return True
