@@ -3,8 +3,15 @@
 
 from __future__ import annotations
 
+import os
+import random
+import signal
+import time
+
 import pytest
-from integration_support import Flow, FlowFactory
+from integration_support import WAIT_S, Flow, FlowFactory, Instance
+
+from kafkaproc.testing import wait_until
 
 EXACTLY_ONCE = ("--set", "processing_guarantee=exactly_once_v2")
 
@@ -24,3 +31,113 @@ def test_i4_a_run_commits_to_the_end(flows: FlowFactory, call: str, mode: str) -
     assert instance.terminate() == 0
     flow.finish(duplicate_max=0)
     assert not instance.logged("given up")
+
+
+def paced(flow: Flow, *settings: str, state: str = "state", call_ms: int = 20) -> Instance:
+    return flow.start(
+        *EXACTLY_ONCE, "--threads", "2", *settings, state=state, call_ms=call_ms, max_in_flight=100
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_i4_kill_9_of_a_stream_thread(flows: FlowFactory, seed: int) -> None:
+    chance = random.Random(seed)
+    flow = exactly_once_flow(flows, partitions=4)
+    with flow.load.at_rate(1_500):
+        instance = paced(flow)
+        for _ in range(3):
+            flow.wait_for_outputs(flow.distinct_count() + chance.randrange(300, 1_500))
+            victim = chance.randrange(2)
+            pid = instance.stream_thread_pids()[victim]
+            instance.kill_stream_thread(victim)
+            instance.wait_until(lambda: instance.stream_thread_pids().get(victim, pid) != pid, "it starts again")  # noqa: B023
+        flow.wait_for_outputs(flow.distinct_count() + 1_000)
+    print(flow.finish(duplicate_max=0))
+    assert len(instance.logged("to REBALANCING")) == 1, "a stream thread's death costs no rebalance"
+    assert instance.terminate() == 0
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_i4_kill_9_of_the_supervisor(flows: FlowFactory, seed: int) -> None:
+    chance = random.Random(seed)
+    flow = exactly_once_flow(flows, partitions=4)
+    session = ("--set", "session_timeout_ms=6000")
+    with flow.load.at_rate(1_500):
+        instance = paced(flow, *session)
+        flow.wait_for_outputs(chance.randrange(500, 2_500))
+        instance.kill()
+        instance = paced(flow, *session)
+        flow.wait_for_outputs(flow.distinct_count() + 1_000)
+    print(flow.finish(duplicate_max=0))
+    assert instance.terminate() == 0
+
+
+def test_i4_i8_a_stream_thread_that_was_stopped_for_longer_than_its_transaction_is_fenced_and_goes_on(
+    flows: FlowFactory,
+) -> None:
+    flow = exactly_once_flow(flows, partitions=4)
+    with flow.load.at_rate(1_000):
+        instance = paced(flow, "--set", "transaction_timeout_ms=2000")
+        flow.wait_for_outputs(1_000)
+        pid = instance.stream_thread_pids()[0]
+        os.kill(pid, signal.SIGSTOP)
+        before = time.time()
+        wait_until(lambda: flow.read() is not None and time.time() - before > 15, WAIT_S, "the coordinator has aborted")
+        os.kill(pid, signal.SIGCONT)
+        flow.wait_for_outputs(flow.load.record_count)
+    print(flow.finish(duplicate_max=0))
+    assert instance.terminate() == 0
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_i4_i8_an_instance_stopped_past_its_session_is_fenced_and_rejoins(
+    flows: FlowFactory, flows_of_short_sessions: FlowFactory, protocol: str
+) -> None:
+    classic = protocol == "classic"
+    flow = exactly_once_flow(flows if classic else flows_of_short_sessions, partitions=4)
+    settings = ("--set", "session_timeout_ms=6000" if classic else "group_protocol=consumer")
+    with flow.load.at_rate(800):
+        stopped = paced(flow, *settings, state="stopped")
+        flow.wait_for_outputs(1_000)
+        stopped.signal_all(signal.SIGSTOP)
+        other = paced(flow, *settings, state="other")
+        other.wait_until_running(4)
+        flow.wait_for_outputs(flow.load.record_count)
+        stopped.signal_all(signal.SIGCONT)
+        stopped.wait_until_running(2)
+        other.wait_until_running(2)
+        flow.wait_for_outputs(flow.load.record_count)
+    print(flow.finish(duplicate_max=0))
+    assert (stopped.terminate(), other.terminate()) == (0, 0)
+    flow.finish(duplicate_max=0)
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+@pytest.mark.parametrize("static", [False, True])
+def test_i4_instances_join_and_leave_under_load(flows: FlowFactory, protocol: str, static: bool) -> None:
+    flow = exactly_once_flow(flows, partitions=6)
+
+    def start(name: str) -> Instance:
+        session = ("--set", "session_timeout_ms=6000") if protocol == "classic" else ()
+        member = ("--set", f"group_instance_id={name}") if static else ()
+        return paced(flow, "--set", f"group_protocol={protocol}", *session, *member, state=name)
+
+    with flow.load.at_rate(1_000):
+        first = start("first")
+        first.wait_until_running(6)
+        flow.wait_for_outputs(500)
+        second = start("second")
+        second.wait_until_running(3)
+        first.wait_until_running(3)
+        third = start("third")
+        third.wait_until_running(2)
+        assert first.terminate() == 0
+        if not static:  # a static member's partitions stay with it until its session ends
+            second.wait_until_running(3)
+            third.wait_until_running(3)
+            assert second.terminate() == 0
+            third.wait_until_running(6)
+    if static:
+        start("first")
+    print(flow.finish(duplicate_max=0))
+    assert third.terminate() == 0
