@@ -88,5 +88,5 @@ setup(
             "initializedcheck": False,
             "binding": False,
         },
-    )
+    ),
 )

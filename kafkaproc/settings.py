@@ -24,7 +24,7 @@ EXACTLY_ONCE_COMMIT_INTERVAL_MS: Final = 100
 """The default under exactly_once_v2: readers of the output wait for the commit (as in Kafka Streams)."""
 
 TRANSACTION_HEADROOM_MS: Final = 1_000
-"""What a transaction needs beside the commit interval: flush, offsets, commit, a slow round trip (and in drain mode, calls)."""
+"""What a transaction needs beside the commit interval: flush, offsets, commit, and slow round trips."""
 
 CLIENT_PREFIXES: Final = ("consumer", "producer", "admin")
 
@@ -132,7 +132,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ] = 10_000
     auto_offset_reset: Annotated[
         Literal["earliest", "latest", "none"],
-        Setting("Where a partition starts whose committed offset is missing or out of the log; none refuses."),
+        Setting(
+            "Where a partition starts whose committed offset is missing or out of the log; none refuses."
+        ),
     ] = "earliest"
     state_dir: Annotated[
         str,

@@ -50,8 +50,8 @@ PRODUCER_DEFAULTS: Final = {
 
 TRANSACTIONAL_DEFAULTS: Final = {
     **{name: value for name, value in PRODUCER_DEFAULTS.items() if name != "message.timeout.ms"},
-    # A message has as long as its transaction (librdkafka's default then). Commits are a few round trips in a row, and a
-    # broker that still writes the markers of the last one asks for a retry: at 100 ms (default) that would be the commit.
+    # A message has as long as its transaction (librdkafka's default then). Commits are a few round trips in a row,
+    # and a broker that still writes the markers of the last one asks for a retry: in 100 ms by default.
     "retry.backoff.ms": "5",
     "retry.backoff.max.ms": "1000",
 }

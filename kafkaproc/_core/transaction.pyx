@@ -146,8 +146,8 @@ cdef class Transaction:
         """The loop found that the open transaction cannot be committed."""
         self.failure_code = code
         self.failure_final = is_final(code)
-        self.needs_producer = api.fatal_error(self.rk, NULL, 0) != 0
         strncpy(self.failure_text, text, sizeof(self.failure_text) - 1)
+        self.needs_producer = api.fatal_error(self.rk, self.failure_text, sizeof(self.failure_text)) != 0
         self.abort_count += 1
         self.settle(TRANSACTION_FAILED)
 

@@ -159,7 +159,7 @@ class GroupConsumer:
     def group_metadata(self) -> bytes:
         """What a transactional producer's offsets are fenced by, opaque; empty where this is no member.
 
-        librdkafka has it also for those (generation −1, no member id), and brokers accept that without any check.
+        librdkafka has it also for those (generation -1, no member id), and brokers accept that without any check.
         """
         metadata: bytes | None = self._consumer.consumer_group_metadata()
         return metadata if metadata and is_of_a_member(metadata) else b""

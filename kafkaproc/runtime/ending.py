@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 MS: Final = 1_000_000
 
 STOP_GRACE_MS: Final = 8_000
-"""Beyond the deadline that stream threads were given: clients and I/O workers are closed as well. Then they are killed."""
+"""Beyond the deadline that stream threads were given, for clients and I/O workers. Then they are killed."""
 
 LAST_COMMIT_MS: Final = 10_000
 """How long the last commit may take."""

@@ -37,8 +37,8 @@ POLL_S: Final = 0.05
 """How long a request to the thread can wait; rebalances and errors end a poll at once."""
 
 METADATA_POLL_S: Final = 0.005
-"""The same under exactly-once: a `consumer`-protocol epoch moves without a callback, and a commit under the old one
-fails its transaction."""
+"""The same under exactly-once: an epoch of the `consumer` protocol moves without a callback, and a commit under the
+old one fails its transaction."""
 
 FETCH_TIMEOUT_S: Final = 5.0
 """For committed offsets: past it the thread polls, then asks again."""
@@ -87,7 +87,7 @@ class OffsetsFetched:
 
 @dataclass(frozen=True)
 class GroupMetadataChanged:
-    """What the broker fences this member's transactional commits by; empty: it is none. Later than all that led to it."""
+    """What fences this member's transactional commits; empty: it is no member. Posted behind all that led to it."""
 
     data: bytes
 
@@ -268,7 +268,7 @@ class GroupMembership:
             self._post(GroupTrouble(problem))
 
     def _prepare(self) -> None:
-        """Asks where partitions stand, those of the last assignments first of all: they are the supervisor's only then."""
+        """Asks where partitions stand. Those of the last assignments are the supervisor's only then."""
         new, again = set(self._unprepared), set(self._refetched)
         wanted = new | again
         try:

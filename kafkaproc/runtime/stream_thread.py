@@ -525,7 +525,9 @@ class StreamThread:
         failure = self._transactions.transaction.failure
         assert failure is not None
         level = logging.INFO if self._shutting_down or not self._tasks else logging.WARNING
-        log.log(level, "a transaction was given up, %d task(s) start anew: %s", len(self._tasks), failure.text)
+        log.log(
+            level, "a transaction was given up, %d task(s) start anew: %s", len(self._tasks), failure.text
+        )
         self._aborted.update(self._tasks)
         for closing in self._closings:
             closing.drained = False

@@ -98,7 +98,7 @@ class StreamThreadProcess:
         self.kill_reason = ""
         self.stuck_since_ns = 0
         self.interrupted: frozenset[TopicPartition] = frozenset()
-        """Under exactly-once: of tasks that died with its last process. They wait until the next has fenced that one."""
+        """Under exactly-once: of tasks that died with its last process, and wait until the next has fenced that."""
         self._command = tuple(command)
         self._sizes = sizes
         self._lock_fd = lock_fd

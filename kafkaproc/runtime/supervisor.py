@@ -293,7 +293,9 @@ class Supervisor:
             case CommitResult():
                 self._on_committed(event)
             case GroupTrouble(problem=problem) if problem.final:
-                self._end.fail(BrokerError(f"no member of group {self._settings.application_id}: {problem.text}"))
+                self._end.fail(
+                    BrokerError(f"no member of group {self._settings.application_id}: {problem.text}")
+                )
             case GroupTrouble(problem=problem):
                 self._log_trouble(problem.name, problem.text)
             case GroupFailed(error=error):
@@ -495,7 +497,9 @@ class Supervisor:
         self._read_slots(thread, tasks)
         if self._settings.exactly_once:
             # Not before its successor has fenced it: until then its last transaction may still be committed.
-            thread.interrupted |= self._board.await_offsets(each for task in tasks for each in task.partitions)
+            thread.interrupted |= self._board.await_offsets(
+                each for task in tasks for each in task.partitions
+            )
         self._commits.hurry(now)
         if tasks or not self._lifecycle.ending or (status != 0 and self._facts is not None):
             assert thread.segment is not None
@@ -510,7 +514,9 @@ class Supervisor:
             log.info("%s starts again in %d ms", thread.name, (thread.restart_at_ns - now) // MS)
         else:
             limit = self._settings.max_thread_restarts
-            self._end.fail(ChildDied(f"{thread.name} died more often than max_thread_restarts = {limit} allows"))
+            self._end.fail(
+                ChildDied(f"{thread.name} died more often than max_thread_restarts = {limit} allows")
+            )
 
     def on_failed(self, error: BrokerError) -> None:
         self._end.fail(error)

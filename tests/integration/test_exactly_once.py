@@ -25,7 +25,9 @@ def exactly_once_flow(flows: FlowFactory, **options: object) -> Flow:
 def test_i4_a_run_commits_to_the_end(flows: FlowFactory, call: str, mode: str) -> None:
     flow = exactly_once_flow(flows, partitions=4)
     flow.load.produce(5_000)
-    instance = flow.start(*EXACTLY_ONCE, "--set", f"commit_mode={mode}", "--threads", "2", call=call, call_ms=2)
+    instance = flow.start(
+        *EXACTLY_ONCE, "--set", f"commit_mode={mode}", "--threads", "2", call=call, call_ms=2
+    )
     flow.load.produce(5_000)
     print(flow.finish(duplicate_max=0))
     assert instance.terminate() == 0
@@ -50,7 +52,9 @@ def test_i4_kill_9_of_a_stream_thread(flows: FlowFactory, seed: int) -> None:
             victim = chance.randrange(2)
             pid = instance.stream_thread_pids()[victim]
             instance.kill_stream_thread(victim)
-            instance.wait_until(lambda: instance.stream_thread_pids().get(victim, pid) != pid, "it starts again")  # noqa: B023
+            instance.wait_until(
+                lambda: instance.stream_thread_pids().get(victim, pid) != pid, "it starts again"
+            )  # noqa: B023
         flow.wait_for_outputs(flow.distinct_count() + 1_000)
     print(flow.finish(duplicate_max=0))
     assert len(instance.logged("to REBALANCING")) == 1, "a stream thread's death costs no rebalance"
@@ -82,7 +86,11 @@ def test_i4_i8_a_stream_thread_that_was_stopped_for_longer_than_its_transaction_
         pid = instance.stream_thread_pids()[0]
         os.kill(pid, signal.SIGSTOP)
         before = time.time()
-        wait_until(lambda: flow.read() is not None and time.time() - before > 15, WAIT_S, "the coordinator has aborted")
+        wait_until(
+            lambda: flow.read() is not None and time.time() - before > 15,
+            WAIT_S,
+            "the coordinator has aborted",
+        )
         os.kill(pid, signal.SIGCONT)
         flow.wait_for_outputs(flow.load.record_count)
     print(flow.finish(duplicate_max=0))
