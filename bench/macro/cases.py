@@ -5,6 +5,7 @@ import statistics
 
 from bench.macro.case import Bar, Case, Input, Results, fact, ratio, theory
 from bench.macro.contenders import kafka_streams, kafkaproc, native_loop, python_peer, quix_streams
+from bench.macro.exactly_once import EXACTLY_ONCE
 from bench.macro.footprint import measure_footprint
 from bench.macro.hot_key import measure_intake_stop, measure_other_keys
 from bench.macro.observers import CallLengths, KeyGaps
@@ -137,4 +138,5 @@ CASES = [
         ],
         measure=measure_footprint,
     ),
+    *EXACTLY_ONCE,
 ]
