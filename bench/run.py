@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from bench.macro import report
-from bench.macro.cases import CASES, Case, Input, Results
+from bench.macro.case import Case, Input, Results
+from bench.macro.cases import CASES
 from bench.macro.contenders import CACHE, RESULTS, Contender, Run
 from bench.macro.measure import Job, RunFailed
 from kafkaproc.testing import KafkaCluster, SequenceLoad
@@ -36,8 +37,7 @@ class Bench:
         self._cluster = cluster
         self._console = console
         self._scale = scale
-        self._loads: dict[Input, SequenceLoad] = {}
-        self._topics: dict[Input, str] = {}
+        self._loads: dict[Input, tuple[str, SequenceLoad]] = {}
         self._run_number = int(time.time())
 
     def run_case(self, case: Case, contenders: list[Contender], rounds: int) -> Results:
@@ -51,7 +51,7 @@ class Bench:
         return results
 
     def _run_once(self, case: Case, contender: Contender, results: Results) -> None:
-        load = self._load(case.inputs[contender.input])
+        topic, load = self._load(case.inputs[contender.input])
         self._run_number += 1
         group = f"bench-{case.name}-{contender.name}-{self._run_number}"
         partitions = case.inputs[contender.input].partitions
@@ -60,14 +60,14 @@ class Bench:
         )
         run = Run(
             self._cluster.bootstrap_servers,
-            self._topics[case.inputs[contender.input]],
+            topic,
             output,
             group,
             load.record_count,
         )
         log = CACHE / "bench-logs" / f"{group}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        job = Job(contender, run, load.expected, case.observer(), case.warm_up, case.cool_down, log)
+        job = Job(contender, run, load, case.observer(), case.warm_up, case.cool_down, log)
         try:
             figures = case.measure(job)
         except RunFailed as failure:
@@ -82,8 +82,8 @@ class Bench:
         finally:
             self._cluster.delete_topic(output)
 
-    def _load(self, wanted: Input) -> SequenceLoad:
-        """The input's topic, loaded when it is first used."""
+    def _load(self, wanted: Input) -> tuple[str, SequenceLoad]:
+        """The input's topic, loaded when it is first used; a new one each time where the case fills it itself."""
         if wanted not in self._loads:
             topic = self._cluster.create_topic(partitions=wanted.partitions)
             load = SequenceLoad(
@@ -93,10 +93,12 @@ class Bench:
                 fields=FIELDS,
                 choose_key=_chooser(wanted),
             )
+            if not wanted.count:
+                return topic, load
             count = max(int(wanted.count * self._scale), min(wanted.count, 100))
             self._console.print(f"loading {count:,} records")
             load.produce(count)
-            self._loads[wanted], self._topics[wanted] = load, topic
+            self._loads[wanted] = topic, load
         return self._loads[wanted]
 
 

@@ -28,7 +28,8 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """`input` names the case's input that it gets; `prepare` builds what it needs, once."""
+    """`input` names the case's input that it gets; `prepare` builds what it needs, once. Where outputs come in
+    transactions, their topic holds more offsets than records."""
 
     name: str
     command: Callable[[Run], list[str]]
@@ -36,6 +37,7 @@ class Contender:
     environment: Callable[[Run], Mapping[str, str]] = lambda run: {}
     prepare: Callable[[], None] = lambda: None
     input: str = "input"
+    transactional: bool = False
     facts: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -50,7 +52,8 @@ def kafkaproc(
     settings: Mapping[str, str] | None = None,
 ) -> Contender:
     """An application of ours under bench/macro/apps, one stream thread, run by `kafkaproc start`."""
-    assignments = [part for pair in (settings or {}).items() for part in ("--set", "=".join(pair))]
+    settings = settings or {}
+    assignments = [part for pair in settings.items() for part in ("--set", "=".join(pair))]
 
     def command(run: Run) -> list[str]:
         start = [sys.executable, "-m", "kafkaproc", "start", str(APPS / app), "--threads", "1"]
@@ -69,7 +72,13 @@ def kafkaproc(
         }
 
     return Contender(
-        name, command, False, environment, input=input, facts={"in_flight": in_flight} if in_flight else {}
+        name,
+        command,
+        ends_itself=False,
+        environment=environment,
+        input=input,
+        transactional=settings.get("processing_guarantee") == "exactly_once_v2",
+        facts={"in_flight": in_flight} if in_flight else {},
     )
 
 
@@ -115,21 +124,51 @@ def quix_streams(input: str = "input") -> Contender:
 
 
 def kafka_streams() -> Contender:
-    module = PEERS / "kafka_streams"
-    target = module / "target"
+    return _java_peer("kafka_streams", "kafka_streams", "JsonMap")
+
+
+def parallel_consumer(*, call: str, in_flight: int, transactional: bool, input: str = "input") -> Contender:
+    """Confluent's Parallel Consumer, ordered by key; it commits each 100 ms."""
+    return _java_peer(
+        "parallel_consumer" if transactional else "parallel_consumer_plain",
+        "parallel_consumer",
+        "KeyedCalls",
+        *("--call", call, "--in-flight", str(in_flight), "--commit-ms", "100"),
+        *("--mode", "transactional" if transactional else "plain"),
+        input=input,
+        transactional=transactional,
+        in_flight=in_flight,
+    )
+
+
+def _java_peer(
+    name: str,
+    module: str,
+    program: str,
+    *options: str,
+    input: str = "input",
+    transactional: bool = False,
+    **facts: float,
+) -> Contender:
+    """A Maven module under bench/peers, built when it is first run."""
+    target = PEERS / module / "target"
     java = str(Path(os.environ["JAVA_HOME"], "bin", "java")) if "JAVA_HOME" in os.environ else "java"
+    jvm = ["-Xms1g", "-Xmx1g", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"]
 
     def prepare() -> None:
-        _build("mvn", "-q", "-B", "-f", str(module / "pom.xml"), "package")
+        _build("mvn", "-q", "-B", "-f", str(PEERS / module / "pom.xml"), "package")
 
     return Contender(
-        "kafka_streams",
+        name,
         lambda run: [
-            java, "-Xms1g", "-Xmx1g", "-cp", f"{target}/classes:{target}/libs/*", "kafkaproc.bench.JsonMap",
-            *_contract(run),
+            java, *jvm, "-cp", f"{target}/classes:{target}/libs/*", f"kafkaproc.bench.{program}",
+            *_contract(run), *options,
         ],
         ends_itself=True,
         prepare=prepare,
+        input=input,
+        transactional=transactional,
+        facts=facts,
     )  # fmt: skip
 
 

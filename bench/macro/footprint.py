@@ -21,7 +21,7 @@ def measure_footprint(job: Job) -> Figures:
     """Runs the contender over its few records, then leaves it idle for some seconds."""
     with started(job) as (process, tree):
         begun = time.monotonic()
-        counter = OutputCounter(job.run.bootstrap_servers, job.run.output_topic)
+        counter = OutputCounter(job)
         try:
             _wait_for_outputs(job, process, counter, 1)
             first_output_s = time.monotonic() - begun

@@ -22,12 +22,13 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from bench.macro.contenders import ROOT, Contender, Run
 from bench.macro.observers import Observer
-from kafkaproc.testing import SequenceChecker, TopicReader
+from kafkaproc.testing import SequenceChecker, SequenceLoad, TopicReader, end_offsets
 from kafkaproc.testing._processes import dying_with_us
 
 _SAMPLE_INTERVAL_S = 0.1
 _STALL_S = 60.0
 _END_TIMEOUT_S = 60.0
+_LAST_READ_S = 2.0  # what a contender wrote last is counted that much later at most
 
 
 class RunFailed(Exception):
@@ -51,11 +52,15 @@ class Job:
 
     contender: Contender
     run: Run
-    expected: Mapping[bytes, int]
+    load: SequenceLoad
     observer: Observer
     warm_up: float
     cool_down: float
     log: Path
+
+    @property
+    def expected(self) -> Mapping[bytes, int]:
+        return self.load.expected
 
     def failed(self, what: str) -> RunFailed:
         lines = self.log.read_text(errors="replace").splitlines()[-15:]
@@ -112,25 +117,46 @@ class Samples:
 
 
 class OutputCounter:
-    """How many records a topic holds, by its end offsets; the last answer where a broker gives none just now."""
+    """How many records an output topic holds, by its end offsets; the last answer where a broker gives none just now.
 
-    def __init__(self, bootstrap_servers: str, topic: str) -> None:
+    Transactions leave offsets without records, and more where they were aborted. So there the end offsets only say when
+    `count` may have been reached; from then on the records are counted, as a `read_committed` reader gets them.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
         self._consumer = Consumer(
-            {"bootstrap.servers": bootstrap_servers, "group.id": "bench", "log_level": 0}
+            {"bootstrap.servers": job.run.bootstrap_servers, "group.id": "bench", "log_level": 0}
         )
+        topic = job.run.output_topic
         partitions = self._consumer.list_topics(topic, 10).topics[topic].partitions
         self._partitions = [TopicPartition(topic, partition) for partition in partitions]
         self._ends: list[int] = []
+        self._reader: TopicReader | None = None
+        self._read_count = 0
 
     def count(self) -> int:
         with contextlib.suppress(KafkaException):
             self._ends = [
                 self._consumer.get_watermark_offsets(partition, 10)[1] for partition in self._partitions
             ]
-        return sum(self._ends)
+        if sum(self._ends) < self._job.run.count or not self._job.contender.transactional:
+            return sum(self._ends)
+        return self._count_read()
+
+    def _count_read(self) -> int:
+        if self._reader is None:
+            self._reader = TopicReader(self._job.run.bootstrap_servers, self._job.run.output_topic)
+        more = -1
+        while more or not self._reader.at_end:
+            more = len(self._reader.read_messages())
+            self._read_count += more
+        return self._read_count
 
     def close(self) -> None:
         self._consumer.close()
+        if self._reader is not None:
+            self._reader.close()
 
 
 def measure(job: Job) -> Figures:
@@ -138,20 +164,36 @@ def measure(job: Job) -> Figures:
     samples = Samples()
     with started(job) as (process, tree):
         started_at = time.time()
-        counter = OutputCounter(job.run.bootstrap_servers, job.run.output_topic)
+        counter = OutputCounter(job)
         try:
             _run_to_the_end(job, process, tree, counter, samples)
         finally:
             counter.close()
     times_ms = _read_outputs(job)
     first, last = int(len(times_ms) * job.warm_up), int(len(times_ms) * (1 - job.cool_down))
-    return figures(job, times_ms[first:last], samples, first_output_s=times_ms[0] / 1000 - started_at)
+    result = figures(job, times_ms[first:last], samples, first_output_s=times_ms[0] / 1000 - started_at)
+    if job.contender.transactional:
+        result.facts["commits_per_s"] = commits_per_s(job, times_ms)
+    return result
+
+
+def commits_per_s(job: Job, times_ms: Sequence[int]) -> float:
+    """In a partition on average, by the marker that each transaction leaves there (and, as more of them, by aborted
+    records); raises RunFailed where there is none, as what was measured is not what the contender says."""
+    ends = end_offsets(job.run.bootstrap_servers, job.run.output_topic)
+    marker_count = sum(ends.values()) - len(times_ms)
+    if not marker_count:
+        raise job.failed("wrote its outputs outside of transactions")
+    return marker_count / len(ends) / max((times_ms[-1] - times_ms[0]) / 1000, 0.001)
 
 
 def figures(job: Job, times_ms: Sequence[int], samples: Samples, first_output_s: float) -> Figures:
     """`times_ms` are those of the outputs in the window, sorted."""
     begin, end = times_ms[0] / 1000, times_ms[-1] / 1000
     seconds = max(end - begin, 0.001)
+    facts = {**job.contender.facts, **job.observer.facts()}
+    if "in_flight" in facts and "call_mean_s" in facts:
+        facts["of_theory"] = len(times_ms) / seconds * facts["call_mean_s"] / facts["in_flight"]
     return Figures(
         contender=job.contender.name,
         records=len(times_ms),
@@ -159,7 +201,7 @@ def figures(job: Job, times_ms: Sequence[int], samples: Samples, first_output_s:
         records_per_s=len(times_ms) / seconds,
         cpu_us_per_record=(samples.at(end) - samples.at(begin)) / len(times_ms) * 1e6,
         first_output_s=first_output_s,
-        facts={**job.contender.facts, **job.observer.facts()},
+        facts=facts,
     )
 
 
@@ -192,10 +234,11 @@ def _run_to_the_end(
     seen, seen_at = 0, time.monotonic()
     while seen < job.run.count:
         samples.add(tree)
+        ended = process.poll() is not None
         count = counter.count()
         if count > seen:
             seen, seen_at = count, time.monotonic()
-        elif process.poll() is not None:
+        elif ended and time.monotonic() - seen_at > _LAST_READ_S:
             raise job.failed(f"ended with {process.returncode} after {seen} outputs")
         elif time.monotonic() - seen_at > _STALL_S:
             raise job.failed(f"wrote nothing for {_STALL_S:g} s after {seen} outputs")

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 from rich import box
@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.macro.cases import CASES, Case, Results
+from bench.macro.case import Case, Results
+from bench.macro.cases import CASES
 from bench.macro.contenders import ROOT
 from bench.macro.measure import Figures
 from kafkaproc.testing._java import find_java
@@ -45,7 +46,8 @@ def environment(kafka_version: str) -> dict[str, Any]:
 def print_case(console: Console, case: Case, results: Results) -> None:
     table = Table(title=case.title, title_justify="left", title_style="bold", box=box.SIMPLE)
     for column in ("contender", "records/s", "min … max", "CPU µs/record", "first output s", "more"):
-        table.add_column(column, justify="left" if column in ("contender", "more") else "right", no_wrap=True)
+        justify: Literal["left", "right"] = "left" if column in ("contender", "more") else "right"
+        table.add_column(column, justify=justify, no_wrap=column != "more")
     for contender, figures in results.figures.items():
         rates = [one.records_per_s for one in figures]
         table.add_row(

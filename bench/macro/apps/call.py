@@ -3,7 +3,8 @@
 
 BENCH_CALL says how slow, in milliseconds: `10`, `10+90` (two calls, one after the other), or `lognormal:50:500` (median
 and 99th percentile). Each output says when its call started and ended, by the monotonic clock: timers round up, so the
-theory C/L is held against the L that really was. With BENCH_SAY_WHERE=yes it also says where its record came from.
+theory C/L is held against the L that really was. With BENCH_SAY_WHERE=yes it also says where its record came from,
+and when that was written.
 """
 
 import asyncio
@@ -43,7 +44,7 @@ async def call(order: dict[str, object]) -> dict[str, object]:
 
 async def call_and_say_where(order: dict[str, object], ctx: kp.Context) -> dict[str, object]:
     await call(order)
-    return {**order, "partition": ctx.partition, "offset": ctx.offset}
+    return {**order, "partition": ctx.partition, "offset": ctx.offset, "written_ms": ctx.timestamp_ms}
 
 
 app = kp.App(os.environ["BENCH_APPLICATION_ID"])

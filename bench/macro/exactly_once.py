@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What exactly-once costs, beside at-least-once and Parallel Consumer, whose commits wait for the calls in flight.
+
+Commits are 100 ms apart; only at-least-once without calls keeps its default, a second. Outputs are those that a
+`read_committed` reader gets, and each record has exactly one. Keys are many, so that hardly any call waits for its key.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+
+from bench.macro.case import Bar, Case, Input, fact, ratio, theory
+from bench.macro.contenders import Contender, kafkaproc, parallel_consumer
+from bench.macro.latency import measure_latency
+from bench.macro.observers import CallLengths
+
+LEAST = {"commit_interval_ms": "100"}
+EXACTLY = {"processing_guarantee": "exactly_once_v2", "commit_interval_ms": "100"}
+DRAIN = {**EXACTLY, "commit_mode": "drain"}
+
+LOGNORMAL = "lognormal:50:500"
+
+
+def _calls(
+    name: str, settings: Mapping[str, str], call: str, in_flight: int, input: str = "input"
+) -> Contender:
+    return kafkaproc(name, "call.py", call=call, in_flight=in_flight, settings=settings, input=input)
+
+
+def _constant(in_flight: int, count: int, fewer: int) -> Case:
+    return Case(
+        f"eos-constant-{in_flight}",
+        f"exactly once: async def of 100 ms, {in_flight:,} in flight, 1 stream thread",
+        {
+            "input": Input(count, key_count=100_000, partitions=8),
+            "fewer": Input(fewer, key_count=100_000, partitions=8),
+        },
+        [
+            _calls("at_least_once", LEAST, "100", in_flight),
+            _calls("exactly_once", EXACTLY, "100", in_flight),
+            parallel_consumer(call="100", in_flight=in_flight, transactional=True, input="fewer"),
+        ],
+        [Bar("of C/L", theory("exactly_once"), 0.95)],
+        observer=CallLengths,
+        warm_up=0.4,  # what the JVM needs until its rate stands
+        cool_down=0.1,
+    )
+
+
+EXACTLY_ONCE = [
+    Case(
+        "eos-lognormal",
+        "exactly once: async def, lognormal (median 50 ms, p99 500 ms), 1,000 in flight, 1 stream thread",
+        {
+            "input": Input(240_000, key_count=100_000, partitions=8),
+            "fewer": Input(40_000, key_count=100_000, partitions=8),  # for those that drain
+        },
+        [
+            _calls("at_least_once", LEAST, LOGNORMAL, 1000),
+            _calls("exactly_once", EXACTLY, LOGNORMAL, 1000),
+            _calls("drain", DRAIN, LOGNORMAL, 1000, input="fewer"),
+            parallel_consumer(call=LOGNORMAL, in_flight=1000, transactional=True, input="fewer"),
+        ],
+        [
+            Bar("of at-least-once", ratio("exactly_once", "at_least_once"), 0.95),
+            Bar("times Parallel Consumer", ratio("exactly_once", "parallel_consumer"), 2.0),
+        ],
+        observer=CallLengths,
+        warm_up=0.4,  # what the JVM needs until its rate stands
+        cool_down=0.1,
+    ),
+    _constant(1000, count=160_000, fewer=80_000),
+    _constant(100, count=20_000, fewer=15_000),
+    Case(
+        "eos-json",
+        "exactly once: JSON → Python function → JSON, 1 stream thread",
+        {"input": Input(1_500_000)},
+        [
+            kafkaproc("at_least_once", "json_map.py"),
+            kafkaproc("exactly_once", "json_map.py", settings=EXACTLY),
+        ],
+        [Bar("of at-least-once", ratio("exactly_once", "at_least_once"), 0.85)],
+        warm_up=0.4,  # as in the case without exactly-once
+    ),
+    Case(
+        "eos-latency",
+        "exactly once: producer → read_committed reader, beyond a call of 100 ms; 1,000 in flight, half load",
+        {"input": Input(0, key_count=100_000, partitions=8)},
+        [
+            kafkaproc(name, "call.py", call="100", in_flight=1000, say_where=True, settings=settings)
+            for name, settings in (("at_least_once", LEAST), ("exactly_once", EXACTLY))
+        ],
+        [
+            Bar("ms, median", fact("exactly_once", "reader_p50_ms"), 120, at_most=True),
+            Bar("ms, p99", fact("exactly_once", "reader_p99_ms"), 300, at_most=True),
+        ],
+        warm_up=0.5,  # a broker that has just started is slow, and what piles up meanwhile has to go first
+        measure=partial(measure_latency, records_per_s=5_000),
+    ),
+]
