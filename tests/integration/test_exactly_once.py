@@ -54,7 +54,7 @@ def test_i4_kill_9_of_a_stream_thread(flows: FlowFactory, seed: int) -> None:
             instance.kill_stream_thread(victim)
             instance.wait_until(
                 lambda: instance.stream_thread_pids().get(victim, pid) != pid, "it starts again"
-            )  # noqa: B023
+            )
         flow.wait_for_outputs(flow.distinct_count() + 1_000)
     print(flow.finish(duplicate_max=0))
     assert len(instance.logged("to REBALANCING")) == 1, "a stream thread's death costs no rebalance"
