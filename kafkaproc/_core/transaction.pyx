@@ -215,6 +215,7 @@ cdef class Transaction:
         cdef rd_kafka_consumer_group_metadata_t *group = NULL
         cdef rd_kafka_error_t *error
         cdef int64_t until_ns = self.job_since_ns + self.timeout_ns
+        cdef bint timed_out = False
         error = api.consumer_group_metadata_read(&group, self.job_metadata, self.job_metadata_size)
         if error != NULL:
             return self._failed(error, False)
@@ -224,7 +225,9 @@ cdef class Transaction:
                 break
             if not self._goes_on(error, until_ns):
                 api.consumer_group_metadata_destroy(group)
-                return self._failed(error, False)
+                # A request that timed out may still arrive, and would then be the next transaction's under the same epoch.
+                return self._failed(error, timed_out)
+            timed_out = True
             api.error_destroy(error)
         api.consumer_group_metadata_destroy(group)
         while True:
@@ -232,8 +235,9 @@ cdef class Transaction:
             if error == NULL:
                 return True
             if not self._goes_on(error, until_ns):
-                # One that did not end cannot be aborted either: a producer anew finds out what became of it.
-                return self._failed(error, api.error_is_retriable(error))
+                # One that did not end cannot be aborted either: a new producer finds out what became of it.
+                return self._failed(error, timed_out or api.error_is_retriable(error))
+            timed_out = True
             api.error_destroy(error)
 
     cdef bint _abort(self) noexcept nogil:

@@ -17,8 +17,8 @@
 Commands are few and small. Whatever is large or frequent (committable offsets, counters, events in flight, the lease)
 stands in the shared-memory segment of the stream thread instead.
 
-The supervisor never has two commands for one task under way: it starts a task only where the last TasksClosed for it
-has arrived or the process that had it was reaped. So no message needs an epoch to be told from an older one; the
+The supervisor starts a task only where all that it was told before is answered (TasksClosed for each CloseTasks, or
+TasksAborted), or where the process that had it was reaped. So no message needs an epoch to be told from an older one; the
 epoch in TaskStart is for the slots and the events, whose results can outlive a task.
 """
 
@@ -91,11 +91,11 @@ class AssignTasks(ToStreamThread, frozen=True):
 
 
 class CloseTasks(ToStreamThread, frozen=True):
-    """Answered by one TasksClosed that names all of them: at the deadline at the latest, but not before their outputs
+    """Each one is answered by one TasksClosed that names all of its tasks: at the deadline at the latest, but not before their outputs
     are acknowledged. The supervisor kills a process that takes much longer.
 
     A deadline of 0 means that the partitions were lost: drop what is in flight, nothing of it will be committed.
-    Under exactly_once_v2 it has committed them by itself where that was still possible.
+    Tasks that are being closed can be told so as well.
     """
 
     task_ids: tuple[str, ...]

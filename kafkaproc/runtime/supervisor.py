@@ -576,7 +576,8 @@ class Supervisor:
         self._between_assignments = self._settings.group_protocol == "classic"
         if not self._lifecycle.ending:
             self._lifecycle.enter(InstanceState.REBALANCING)
-            self._close_tasks(tasks, 0)
+            # Also those that are being closed already: what they have not committed by now must stay so.
+            self._close_tasks(tasks, 0, again=True)
         if not self._board.held:
             self._lease.membership_proven(time.monotonic_ns())  # nothing is left that could be another's
         event.answered.set()
@@ -608,9 +609,9 @@ class Supervisor:
                 return
             self._threads.send(thread, AssignTasks(self._board.version, starts))
 
-    def _close_tasks(self, tasks: Iterable[PlacedTask], deadline_ms: int) -> None:
+    def _close_tasks(self, tasks: Iterable[PlacedTask], deadline_ms: int, *, again: bool = False) -> None:
         by_thread: dict[int, list[str]] = {}
-        for task in self._board.mark_closing(tasks):
+        for task in self._board.mark_closing(tasks, again=again):
             by_thread.setdefault(task.thread, []).append(str(task.task_id))
         until = time.monotonic_ns() + (deadline_ms + self._close_grace_ms) * MS
         for index, task_ids in by_thread.items():

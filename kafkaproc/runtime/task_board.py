@@ -56,6 +56,8 @@ class PlacedTask:
     epoch: int
     phase: TaskPhase = TaskPhase.STARTING
     slots: dict[TopicPartition, int] = field(default_factory=dict)
+    closes: int = 0
+    """How often its thread was told to close it, less how often it has answered."""
     lost: frozenset[TopicPartition] = frozenset()
     """Of its partitions those that another instance took: what their slots say is not committed any more."""
 
@@ -129,8 +131,15 @@ class TaskBoard:
             task.phase = TaskPhase.RUNNING
 
     def closed(self, task_id: TaskId) -> PlacedTask | None:
-        """Its thread acknowledged closing it; it is off the board now."""
-        return self.placed.pop(task_id, None)
+        """Its thread acknowledged closing it. Returned once it is off the board: every close told was acknowledged.
+
+        Else the answer to an earlier one could be taken for that of the task's next life.
+        """
+        task = self.placed.get(task_id)
+        if task is None:
+            return None
+        task.closes -= 1
+        return self.placed.pop(task_id) if task.closes <= 0 else None
 
     # --- what is to be done -----
 
@@ -154,11 +163,12 @@ class TaskBoard:
                 starts.setdefault(thread, []).append(task)
         return Plan(closes, starts)
 
-    def mark_closing(self, tasks: Iterable[PlacedTask]) -> list[PlacedTask]:
-        """They are about to be told to close; returns those that were not told before."""
-        told = [task for task in tasks if task.phase is not TaskPhase.CLOSING]
+    def mark_closing(self, tasks: Iterable[PlacedTask], *, again: bool = False) -> list[PlacedTask]:
+        """They are about to be told to close; returns those that were not told before, or all if they are told again."""
+        told = [task for task in tasks if again or task.phase is not TaskPhase.CLOSING]
         for task in told:
             task.phase = TaskPhase.CLOSING
+            task.closes += 1
         return told
 
     def close_all(self) -> None:
