@@ -35,15 +35,16 @@ def command(
     """Show the topology of the application APP: app.py, app.py:name or package.module:name.
 
     In the text format, and where a broker is known and answers, also the number of tasks that its source topics
-    make, and how many stream threads would idle.
+    make, and how many stream threads would idle. Under processing_guarantee=exactly_once_v2 with its hand-off topics,
+    and why each is needed.
     """
-    from kafkaproc.runtime.app_loader import load_app
+    from kafkaproc.runtime.app_loader import build_topology, load_app
 
     loaded = load_app(app)
     settings = settings_of(
         loaded.settings, bootstrap=bootstrap, assignments=assignments, config_file=config_file
     )
-    topology = loaded.build()
+    topology = build_topology(loaded, settings)
     describe = {"text": topology.describe, "mermaid": topology.mermaid, "dot": topology.dot}[form]
     click.echo(describe().rstrip())
     if form == "text":

@@ -21,7 +21,7 @@ of them, and at a node that *emits many* (flat_map, flat_map_values, and process
     included. An effect is what a sink writes, and what the sink of a hand-off does.
 
 The last words make it a fixed point: a cut can call for others beside it. Of two stages side by side with sinks below
-both are cut, for the effect below each is beside the other, and a single cut would only put a hand-off sink in its place.
+both are cut: the effect below each is beside the other, and one cut alone would only put a hand-off sink in its place.
 
 It is exact. *Sufficient*: let an event at stage X and an effect e come of one record, neither by way of the other.
 Their ways part at some d. The first stage on the way from d to X has been cut by the rule (its own hand-off or what is
@@ -119,9 +119,7 @@ def emits_many(node: Node) -> bool:
     return node.operation in _FLATTENS or (node.operation in _FORWARDS and not node.at_most_one)
 
 
-def _first_stages(
-    node: Node, known: dict[Node, tuple[ProcessorNode, ...]]
-) -> tuple[ProcessorNode, ...]:
+def _first_stages(node: Node, known: dict[Node, tuple[ProcessorNode, ...]]) -> tuple[ProcessorNode, ...]:
     """Those that a record given to `node` can come to before any other."""
     if isinstance(node, ProcessorNode) and node.is_async:
         return (node,)
@@ -164,7 +162,9 @@ def _cut(stage: ProcessorNode, application_id: str, reason: str) -> Handoff:
     (parent,) = stage.parents
     key_serde, value_serde = stage.input_key_serde, stage.input_value_serde
     assert key_serde is not None and value_serde is not None
-    topic = check_name(f"{stage.name}: the name of its hand-off topic", f"{application_id}-{stage.name}-handoff")
+    topic = check_name(
+        f"{stage.name}: the name of its hand-off topic", f"{application_id}-{stage.name}-handoff"
+    )
     sink = SinkNode(
         check_name("Name", f"{stage.name}-handoff-sink"),
         [parent],
@@ -213,7 +213,9 @@ def _refuse_serdes(stage: ProcessorNode, reason: str, missing: list[str]) -> NoR
     for part in missing:
         operator = _changed_by(stage, _CHANGES_KEY if part == "key" else _CHANGES_VALUE)
         if operator.operation is Operation.MERGE:
-            unknown.append(f"the {part}, since the streams that meet in {operator.name} have not one serde for it")
+            unknown.append(
+                f"the {part}, since the streams that meet in {operator.name} have not one serde for it"
+            )
             mends.append(f"give the streams that {operator.name} merges the same {part} serde")
         else:
             unknown.append(f"the {part}, which {operator.name} above changes")
@@ -222,9 +224,9 @@ def _refuse_serdes(stage: ProcessorNode, reason: str, missing: list[str]) -> NoR
         f"{stage.name} needs a hand-off topic under processing_guarantee = 'exactly_once_v2': {reason}. But it is not "
         f"known how to write {' and '.join(unknown)}. {_sentence(', and '.join(mends))}, or default_"
         f"{missing[0]}_serde= in the App; or change the topology so that {stage.name} needs none (what shares a "
-        "record with it may follow it instead; filters that exclude each other may be a split; a process that forwards "
-        "at most once can say emits=\"at_most_one\"); or set commit_mode = 'drain', whose commits wait for the calls in "
-        "flight instead"
+        "record with it may follow it instead; filters that exclude each other may be a split; a process that "
+        "forwards at most once can say emits='at_most_one'); or set commit_mode = 'drain', whose commits wait for the "
+        "calls in flight instead"
     )
 
 
