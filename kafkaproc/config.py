@@ -264,8 +264,8 @@ def _check_exactly_once(settings: Settings) -> None:
             f"transaction_timeout_ms = {settings.transaction_timeout_ms} "
             f"({settings.origin('transaction_timeout_ms')}) leaves a transaction too little time: with "
             f"commit_interval_ms = {settings.commit_interval_ms} ({settings.origin('commit_interval_ms')}) it must be "
-            f"at least {least}, {TRANSACTION_HEADROOM_MS} ms more, or brokers abort what is being committed. Raise it, or "
-            "commit more often"
+            f"at least {least}, {TRANSACTION_HEADROOM_MS} ms more, or brokers abort what is being committed. Raise it, "
+            "or commit more often"
         )
     if settings.client.get("consumer", {}).get("isolation.level", "read_committed") != "read_committed":
         raise ConfigError(

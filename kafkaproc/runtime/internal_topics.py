@@ -88,10 +88,10 @@ def _check_not_larger(needed: Mapping[str, int], there: Mapping[str, int]) -> No
     for topic, expected in needed.items():
         if there.get(topic, 0) > expected:
             raise TopicError(
-                f"Existing internal topic {topic} has invalid partitions: expected: {expected}; actual: {there[topic]}: "
-                "the source topics had more once. Use kafka-streams-application-reset to clean up invalid topics before "
-                "processing, or delete the topic (kafka-topics.sh --delete) when `kafkaproc lag` shows no lag on it: a new "
-                "start creates it again"
+                f"Existing internal topic {topic} has invalid partitions: expected: {expected}; "
+                f"actual: {there[topic]}. The source topics had more once. Use "
+                "kafka-streams-application-reset to clean up invalid topics before processing, or delete the topic "
+                "(kafka-topics.sh --delete) when `kafkaproc lag` shows no lag on it: a new start creates it again"
             )
 
 
