@@ -71,7 +71,7 @@ def command(
     sources = Sources(build_topology(loaded, settings))
     admin = Admin(settings, f"{settings.client_id or settings.application_id}-lag")
     admin.check_reachable()
-    sources.check_exist(admin.topic_names())
+    sources.check_exist(admin.topic_names() | sources.internal_topics)  # a start makes those
 
     def read() -> LagReport:
         return read_lag(settings, admin, sources.resolve(admin.topic_names()))

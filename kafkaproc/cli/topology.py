@@ -58,6 +58,7 @@ def _tasks(topology: Topology, settings: Settings) -> list[str]:
         return ["Tasks: give --bootstrap to count them on a cluster."]
     from kafkaproc.clients.admin import Admin
     from kafkaproc.runtime.assignment import Sources, task_count
+    from kafkaproc.runtime.internal_topics import needed_partition_counts
 
     admin = Admin(settings, f"{settings.client_id or settings.application_id}-topology")
     try:
@@ -65,11 +66,13 @@ def _tasks(topology: Topology, settings: Settings) -> list[str]:
     except BrokerError as error:
         return [f"Tasks: not known, {error}"]
     sources = Sources(topology)
-    existing = admin.topic_names()
+    existing = admin.topic_names() | sources.internal_topics
     sources.check_exist(existing)
     partition_counts = {
         name: topic.partition_count for name, topic in admin.topics(sources.resolve(existing)).items()
     }
+    # Internal topics as a start would make them.
+    partition_counts |= needed_partition_counts(topology, sources, partition_counts)
     tasks, threads = task_count(partition_counts, sources), settings.num_stream_threads
     read = ", ".join(f"{name}: {count}" for name, count in sorted(partition_counts.items()))
     lines = [
