@@ -19,6 +19,7 @@ from kafkaproc.clients.admin import Admin
 from kafkaproc.clients.partitions import TopicPartition
 from kafkaproc.errors import TopicError
 from kafkaproc.runtime.assignment import Sources
+from kafkaproc.topology.handoff import HANDOFF_SUFFIX
 from kafkaproc.topology.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,35 @@ def _check_not_larger(needed: Mapping[str, int], there: Mapping[str, int]) -> No
                 f"actual: {there[topic]}. The source topics had more once. Use "
                 "kafka-streams-application-reset to clean up invalid topics before processing, or delete the topic "
                 "(kafka-topics.sh --delete) when `kafkaproc lag` shows no lag on it: a new start creates it again"
+            )
+
+
+def warn_of_leftovers(
+    admin: Admin, application_id: str, existing: Collection[str], internal_topics: Collection[str]
+) -> None:
+    """Says which hand-off topics hold records that this topology no longer reads.
+
+    Their stage was renamed, or no longer needs a cut, as under another guarantee or commit mode: what was handed off
+    and not yet processed would be forgotten in silence. Raises BrokerError.
+    """
+    named = {
+        name for name in existing if name.startswith(f"{application_id}-") and name.endswith(HANDOFF_SUFFIX)
+    }
+    left = named - set(internal_topics)
+    if not left:
+        return
+    # What this group has never committed for is another application's, whose id only begins with this one.
+    committed = {
+        each: pair.offset for each, pair in admin.committed(application_id).items() if each.topic in left
+    }
+    for partition, end_offset in sorted(admin.end_offsets(committed).items()):
+        if end_offset > committed[partition]:
+            log.warning(
+                "%s: up to %d record(s) were handed off to a stage that this topology, under these settings, does not "
+                "have, and will not be processed. Start as before until `kafkaproc lag` shows none, or delete the topic "
+                "to give them up",
+                partition,
+                end_offset - committed[partition],
             )
 
 

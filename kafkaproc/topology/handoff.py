@@ -36,6 +36,11 @@ a fork and are merged above a stage are cut like many; nobody can see that their
 it with `split`. `foreach` and `peek` do what they do outside Kafka, at least once: no effects. Where nodes with
 stores come, each is an effect beside all that is below it.
 
+Below a cut a record is a hand-off record: the context's topic, offset and record id are that one's; key, value,
+timestamp, headers and partition are those of the record above. The partition is the task's, whatever the key, so that
+what is in order above stays so. The topic's name holds the stage's: without `name=` that is a number which moves when
+an operator is added before it, and the stage then reads another stage's records.
+
 Pure and deterministic: the supervisor and all stream-thread processes plan for themselves, and must agree.
 """
 
@@ -49,6 +54,9 @@ from kafkaproc.errors import TopologyError
 from kafkaproc.topology.names import check_name
 from kafkaproc.topology.nodes import Node, Operation, ProcessorNode, SinkNode, SourceNode
 from kafkaproc.topology.topology import Handoff, Topology
+
+HANDOFF_SUFFIX: Final = "-handoff"
+"""The end of a hand-off topic's name; it begins with the application id."""
 
 _FLATTENS: Final = frozenset({Operation.FLAT_MAP, Operation.FLAT_MAP_VALUES})
 _FORWARDS: Final = frozenset({Operation.PROCESS, Operation.PROCESS_VALUES})
@@ -163,7 +171,7 @@ def _cut(stage: ProcessorNode, application_id: str, reason: str) -> Handoff:
     key_serde, value_serde = stage.input_key_serde, stage.input_value_serde
     assert key_serde is not None and value_serde is not None
     topic = check_name(
-        f"{stage.name}: the name of its hand-off topic", f"{application_id}-{stage.name}-handoff"
+        f"{stage.name}: the name of its hand-off topic", f"{application_id}-{stage.name}{HANDOFF_SUFFIX}"
     )
     sink = SinkNode(
         check_name("Name", f"{stage.name}-handoff-sink"),

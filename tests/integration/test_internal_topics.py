@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import confluent_kafka as ck
+import msgspec
 import pytest
 from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions
 
@@ -164,6 +166,37 @@ def test_a_replication_factor_that_the_cluster_cannot_give_is_one_clear_error(
         TopicError, match=r"creating internal topic app-.*-handoff: .*; see replication_factor"
     ):
         application(replication_factor=3).check()
+
+
+def test_records_that_were_handed_off_to_a_stage_that_is_no_more_are_told_of(
+    application: Callable[..., Application], caplog: pytest.LogCaptureFixture
+) -> None:
+    shop = application(partitions=2)
+    shop.check()
+    first = shop.handoffs[0]
+    producer = ck.Producer({"bootstrap.servers": shop.servers})
+    for _ in range(5):
+        producer.produce(first, b"1", partition=1)
+    assert producer.flush(WAIT_S) == 0
+    group = {"bootstrap.servers": shop.servers, "group.id": shop.settings.application_id}
+    consumer = ck.Consumer({**group, "enable.auto.commit": False})
+    try:
+        consumer.commit(offsets=[ck.TopicPartition(first, 1, 2)], asynchronous=False)
+        without = copy.copy(shop)  # the same application under the other guarantee
+        without.settings = msgspec.structs.replace(shop.settings, processing_guarantee="at_least_once")
+        app = kp.App("app")
+        app.stream(shop.topology.source_topics[0]).foreach(slow)
+        without.topology = build_topology(app, without.settings)
+        shop.check()
+        assert "handed off" not in caplog.text
+        without.check()
+        assert f"{first}[1]: up to 3 record(s) were handed off to a stage that this topology" in caplog.text
+        consumer.commit(offsets=[ck.TopicPartition(first, 1, 5)], asynchronous=False)
+        caplog.clear()
+        without.check()
+        assert "handed off" not in caplog.text
+    finally:
+        consumer.close()
 
 
 def test_consumed_records_are_deleted_up_to_the_committed_offset_and_none_beyond(
