@@ -118,8 +118,8 @@ def warn_of_leftovers(
         if end_offset > committed[partition]:
             log.warning(
                 "%s: up to %d record(s) were handed off to a stage that this topology, under these settings, does not "
-                "have, and will not be processed. Start as before until `kafkaproc lag` shows none, or delete the topic "
-                "to give them up",
+                "have, and will not be processed. Start as before until `kafkaproc lag` shows none, or delete the "
+                "topic to give them up",
                 partition,
                 end_offset - committed[partition],
             )
