@@ -72,7 +72,7 @@ def _tasks(topology: Topology, settings: Settings) -> list[str]:
         name: topic.partition_count for name, topic in admin.topics(sources.resolve(existing)).items()
     }
     # Internal topics as a start would make them.
-    partition_counts |= needed_partition_counts(topology, sources, partition_counts)
+    partition_counts |= needed_partition_counts(sources, partition_counts)
     tasks, threads = task_count(partition_counts, sources), settings.num_stream_threads
     read = ", ".join(f"{name}: {count}" for name, count in sorted(partition_counts.items()))
     lines = [

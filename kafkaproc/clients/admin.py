@@ -200,7 +200,7 @@ class Admin:
             if time.monotonic() >= deadline:
                 raise BrokerError(
                     f"internal topic {late[0]} has {there.get(late[0], 0)} of {partition_counts[late[0]]} partitions "
-                    f"with a leader {timeout_s:g} s after it was created"
+                    f"with a leader that this client may see {timeout_s:g} s after it was created"
                 )
             time.sleep(_VISIBLE_RETRY_S)
 

@@ -41,7 +41,7 @@ class Sources:
     """The topics that a topology reads, with patterns resolved against what the cluster has."""
 
     def __init__(self, topology: Topology) -> None:
-        self._topology = topology
+        self.topology = topology
         self._subtopology_of_source = {
             source: subtopology.id for subtopology in topology.subtopologies for source in subtopology.sources
         }
@@ -61,7 +61,7 @@ class Sources:
         matched = set()
         if self.has_patterns:
             for topic in set(existing) - _KAFKA_INTERNAL_TOPICS - self.named_topics:
-                source = self._topology.source_of(topic)
+                source = self.topology.source_of(topic)
                 if source is not None:
                     self._source_of[topic] = source
                     matched.add(topic)
@@ -89,7 +89,7 @@ class Sources:
                 "correct the names in the application, or grant this client DESCRIBE and READ on them"
             )
         if not self.named_topics - self.internal_topics and self.resolve(existing) <= self.internal_topics:
-            patterns = ", ".join(repr(source.pattern) for source in self._topology.sources if source.pattern)
+            patterns = ", ".join(repr(source.pattern) for source in self.topology.sources if source.pattern)
             raise TopicError(
                 f"no topic of the cluster matches {patterns}: create one, or correct the pattern"
             )

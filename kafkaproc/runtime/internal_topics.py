@@ -20,7 +20,6 @@ from kafkaproc.clients.partitions import TopicPartition
 from kafkaproc.errors import TopicError
 from kafkaproc.runtime.assignment import Sources
 from kafkaproc.topology.handoff import HANDOFF_SUFFIX
-from kafkaproc.topology.topology import Topology
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +34,14 @@ INTERNAL_TOPIC_CONFIG: Final[Mapping[str, str]] = {
 _MS: Final = 1_000_000
 
 
-def needed_partition_counts(
-    topology: Topology, sources: Sources, partition_counts: Mapping[str, int]
-) -> dict[str, int]:
+def needed_partition_counts(sources: Sources, partition_counts: Mapping[str, int]) -> dict[str, int]:
     """Internal topic → the number of tasks of the sub-topology that writes it.
 
     `partition_counts` are those of the user's source topics; those of internal topics that it may hold do not count.
     A sub-topology has as many tasks as the largest of its source topics has partitions, which may be internal itself,
     and may be its own: so the counts are raised from none until they stand.
     """
+    topology = sources.topology
     subtopology_of = {node: each.id for each in topology.subtopologies for node in each.nodes}
     writers = {handoff.topic: subtopology_of[handoff.sink] for handoff in topology.handoffs}
     counts = {topic: count for topic, count in partition_counts.items() if topic not in writers}
@@ -60,7 +58,7 @@ def needed_partition_counts(
 
 
 def ensure_internal_topics(
-    admin: Admin, topology: Topology, sources: Sources, existing: Collection[str], replication_factor: int
+    admin: Admin, sources: Sources, existing: Collection[str], replication_factor: int
 ) -> None:
     """Creates the internal topics that are missing, and gives those that are too small the partitions that they lack.
 
@@ -69,7 +67,7 @@ def ensure_internal_topics(
     """
     topics = admin.topics(sources.resolve(existing))
     there = {name: topic.partition_count for name, topic in topics.items()}
-    needed = needed_partition_counts(topology, sources, there)
+    needed = needed_partition_counts(sources, there)
     _check_not_larger(needed, there)
     missing = {topic: count for topic, count in needed.items() if topic not in there}
     short = {topic: count for topic, count in needed.items() if topic in there and there[topic] < count}
@@ -82,6 +80,19 @@ def ensure_internal_topics(
     if missing or short:
         # One that another instance has made meanwhile may be larger: then it sees another input than this one.
         _check_not_larger(needed, admin.wait_for_topics(needed))
+
+
+def check_not_smaller(sources: Sources, partition_counts: Mapping[str, int]) -> None:
+    """At an assignment: raises TopicError where a source topic has grown, and new tasks have nowhere to hand off to.
+
+    Not mended while tasks run: their producers would not know of the new partitions for up to `metadata_max_age_ms`.
+    """
+    for topic, expected in needed_partition_counts(sources, partition_counts).items():
+        if partition_counts.get(topic, expected) < expected:
+            raise TopicError(
+                f"Internal topic {topic} has {partition_counts[topic]} partitions and needs {expected}: partitions "
+                "were added to a source topic. Start again, and the internal topic grows with it"
+            )
 
 
 def _check_not_larger(needed: Mapping[str, int], there: Mapping[str, int]) -> None:

@@ -40,7 +40,7 @@ def check_cluster(admin: Admin, topology: Topology, sources: Sources, settings: 
     _check_sinks(topology, existing)
     warn_of_leftovers(admin, settings.application_id, existing, sources.internal_topics)
     if sources.internal_topics:
-        ensure_internal_topics(admin, topology, sources, existing, settings.replication_factor)
+        ensure_internal_topics(admin, sources, existing, settings.replication_factor)
     return ClusterFacts(admin.topics(sources.resolve(existing)), admin.broker_limits())
 
 

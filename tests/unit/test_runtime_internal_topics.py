@@ -18,7 +18,7 @@ from kafkaproc.config import load_settings
 from kafkaproc.errors import BrokerError, ConfigError, TopicError
 from kafkaproc.runtime.app_loader import build_topology
 from kafkaproc.runtime.assignment import Sources
-from kafkaproc.runtime.internal_topics import HandoffPurge, needed_partition_counts
+from kafkaproc.runtime.internal_topics import HandoffPurge, check_not_smaller, needed_partition_counts
 from kafkaproc.topology.handoff import plan_handoffs
 from kafkaproc.topology.topology import Topology
 
@@ -102,26 +102,23 @@ def a_circle(app: kp.App) -> None:
 def test_a_hand_off_topic_has_a_partition_for_each_task_that_writes_it(
     build: Callable[[kp.App], None], needed: dict[str, int]
 ) -> None:
-    topology = planned(build)
-    sources = Sources(topology)
+    sources = Sources(planned(build))
     counts = {"two": 2, "four": 4, "eight": 8}
     there = {topic: count for topic, count in counts.items() if topic in sources.named_topics}
-    assert needed_partition_counts(topology, sources, there) == needed
+    assert needed_partition_counts(sources, there) == needed
     # What an internal topic has now says nothing about what it needs.
     there |= dict.fromkeys(sources.internal_topics, 64)
-    assert needed_partition_counts(topology, sources, there) == needed
+    assert needed_partition_counts(sources, there) == needed
 
 
 def test_topics_that_a_pattern_matches_count() -> None:
-    topology = planned(one_below_a_pattern)
-    sources = Sources(topology)
+    sources = Sources(planned(one_below_a_pattern))
     assert sources.resolve(["in-1", "in-2", "other", "app-a-handoff"]) == {"in-1", "in-2", "app-a-handoff"}
-    assert needed_partition_counts(topology, sources, {"in-1": 3, "in-2": 5}) == {"app-a-handoff": 5}
+    assert needed_partition_counts(sources, {"in-1": 3, "in-2": 5}) == {"app-a-handoff": 5}
 
 
 def test_without_cuts_there_are_none() -> None:
-    topology = planned(none)
-    assert needed_partition_counts(topology, Sources(topology), {"four": 4}) == {}
+    assert needed_partition_counts(Sources(planned(none)), {"four": 4}) == {}
 
 
 # --- what is missing -----
@@ -140,6 +137,16 @@ def test_a_pattern_that_matches_nothing_but_an_internal_topic_matches_nothing() 
     sources = Sources(planned(one_below_a_pattern_of_its_own_name))
     with pytest.raises(TopicError, match=r"no topic of the cluster matches 'app-\.\*'"):
         sources.check_exist(["app-a-handoff"])
+
+
+def test_a_source_topic_that_grows_while_the_application_runs_ends_it_with_a_word_on_what_to_do() -> None:
+    sources = Sources(planned(one))
+    check_not_smaller(sources, {"four": 4, "app-a-handoff": 4})
+    check_not_smaller(
+        sources, {"four": 2, "app-a-handoff": 4}
+    )  # of a topic made anew; the next start says so
+    with pytest.raises(TopicError, match="app-a-handoff has 4 partitions and needs 6: partitions were added"):
+        check_not_smaller(sources, {"four": 6, "app-a-handoff": 4})
 
 
 # --- when -----
