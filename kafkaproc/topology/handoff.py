@@ -24,8 +24,8 @@ The last words make it a fixed point: a cut can call for others beside it. Of tw
 both are cut: the effect below each is beside the other, and one cut alone would only put a hand-off sink in its place.
 
 It is exact. *Sufficient*: let an event at stage X and an effect e come of one record, neither by way of the other.
-Their ways part at some d. The first stage on the way from d to X has been cut by the rule (its own hand-off or what is
-below the other way is the effect), so X lives under another source record than d. *Necessary*: no other cut removes
+Their ways part at some d. The other way leads to e, or to a hand-off before it, so the rule has cut off the first stage
+on the way from d to X: the event hangs on another source record than d's. *Necessary*: no other cut removes
 the pair (d, first stage): one above d moves d along; one on the way to the effect puts a hand-off sink in its
 place; and on the way to the stage there is nothing else to cut. So the cuts found here are contained in every set of
 cuts that will do.
@@ -33,8 +33,8 @@ cuts that will do.
 What follows: a chain of one-to-one stages needs no cut, nor does a stage with several sinks right below it
 (all written at its end), nor a topology without any effect (`flat_map` above an async `foreach`). Two ways that part at
 a fork and are merged above a stage are cut like many; nobody can see that their filters exclude each other, so say
-it with `split`. `foreach` and `peek` do what they do outside Kafka, at least once: no effects. Where nodes with
-stores come, each is an effect beside all that is below it.
+it with `split`. What `foreach` and `peek` do outside Kafka, at least once, is no effect. What will have effects of
+its own is for `_effect` to name: a node with a store, beside all that is below it; a stage with a dead-letter topic.
 
 Below a cut a record is a hand-off record: the context's topic, offset and record id are that one's; key, value,
 timestamp, headers and partition are those of the record above. The partition is the task's, whatever the key, so that
