@@ -87,5 +87,5 @@ setup(
             "initializedcheck": False,
             "binding": False,
         },
-    ),
+    )
 )

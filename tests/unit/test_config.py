@@ -146,10 +146,7 @@ def test_sizes_are_bytes_or_carry_a_unit(text: int | str, size: int) -> None:
         ({"commit_interval_ms": "1ms"}, ["between 10 and 3600000 ms"]),
         ({"input_buffer_max_bytes": "1KiB"}, ["at least 1048576 bytes"]),
         ({"group_protocol": "consumr"}, ["none of classic, consumer", "Did you mean 'consumer'?"]),
-        (
-            {"processing_guarantee": "exactly_once"},
-            ["none of at_least_once, exactly_once_v2", "Did you mean"],
-        ),
+        ({"processing_guarantee": "exactly_once"}, ["none of at_least_once, exactly_once_v2", "Did you mean"]),
         ({"bootstrap_servers": "localhost:99999"}, ["'localhost:99999' is not host:port"]),
         ({"bootstrap_servers": "a:1,,b:2"}, ["'' is not host:port"]),
         ({"application_id": "a b"}, ["application_id = 'a b'"]),
@@ -283,11 +280,7 @@ def test_a_transaction_has_to_outlast_the_commit_interval() -> None:
     load_settings({**EXACTLY_ONCE, "commit_interval_ms": 9_000})
     with pytest.raises(ConfigError) as caught:
         load_settings({**EXACTLY_ONCE, "commit_interval_ms": 9_500})
-    for part in (
-        "transaction_timeout_ms = 10000 (default)",
-        "commit_interval_ms = 9500 (App)",
-        "at least 10500",
-    ):
+    for part in ("transaction_timeout_ms = 10000 (default)", "commit_interval_ms = 9500 (App)", "at least 10500"):
         assert part in str(caught.value)
 
 
