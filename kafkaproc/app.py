@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Final, TypeVar, overload
 
-from kafkaproc import serdes
 from kafkaproc.dsl.signatures import OfValue
 from kafkaproc.dsl.stream import Stream
 from kafkaproc.errors import TopologyError, did_you_mean
@@ -55,8 +54,8 @@ class App:
         self.settings: dict[str, Any] = {"application_id": application_id, **settings}
         self._resources: list[Resource[Any]] = []
         self._builder = TopologyBuilder(
-            check_serde("App", "default_key_serde", default_key_serde) or serdes.bytes,
-            check_serde("App", "default_value_serde", default_value_serde) or serdes.bytes,
+            check_serde("App", "default_key_serde", default_key_serde),
+            check_serde("App", "default_value_serde", default_value_serde),
         )
 
     def __repr__(self) -> str:

@@ -235,6 +235,11 @@ def _check_together(settings: Settings) -> None:
     _check_order(settings, "shutdown_timeout_ms", "max_poll_interval_ms")
     _check_order(settings, "restart_backoff_ms", "restart_backoff_max_ms")
     _check_exactly_once(settings)
+    if settings.replication_factor == 0:
+        raise ConfigError(
+            f"{settings.origin('replication_factor')}: replication_factor = 0 must be at least 1, or -1 for the "
+            "broker's default"
+        )
     protocol = settings.security.get("security.protocol", "plaintext").lower()
     if protocol not in SECURITY_PROTOCOLS:
         origin = settings.origin("security_protocol")

@@ -130,6 +130,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     transaction_timeout_ms: Annotated[
         int, Setting("Age at which a broker aborts a transaction (exactly_once_v2).", 1_000, HOUR_MS, "ms")
     ] = 10_000
+    replication_factor: Annotated[
+        int,
+        Setting("Replicas of the internal topics that are created; -1: the broker's default.", -1, 32_767),
+    ] = -1
+    repartition_purge_interval_ms: Annotated[
+        int,
+        Setting("How often consumed records of hand-off topics are deleted.", 1_000, DAY_MS, "ms"),
+    ] = 30_000
     auto_offset_reset: Annotated[
         Literal["earliest", "latest", "none"],
         Setting(

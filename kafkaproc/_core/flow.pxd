@@ -23,6 +23,7 @@ cdef enum TaskState:
 cdef struct NativeTarget:
     rd_kafka_topic_t *topic              # a sink, or NULL
     int32_t stage                        # an async stage, where `topic` is NULL
+    bint own_partition                   # the sink writes to the task's partition number
 
 # One input partition of one task. Owned by the stream loop; freed with its task.
 cdef struct Partition:

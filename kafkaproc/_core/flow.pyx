@@ -206,6 +206,8 @@ cdef class Collector:
             if output == NULL:
                 return
             output.topic = target.topic
+            if target.own_partition:
+                output.partition = self.partition.partition
             output.key = self.raw_key
             output.key_length = self.raw_key_length
             output.value = self.raw_value

@@ -72,7 +72,7 @@ from asyncio import Task
 from collections.abc import Coroutine
 from contextvars import copy_context
 
-from kafkaproc._core.nodes import as_bytes, child_named, forwarded, key_value, refuse_forward
+from kafkaproc._core.nodes import as_bytes, child_named, forwarded, key_value, refuse_forward, refuse_second
 from kafkaproc.errors import DeserializationError, SerializationError, UserFunctionError
 from kafkaproc.topology.nodes import Operation
 
@@ -147,6 +147,8 @@ cdef class EventContext:
         self.live()
         if self.node.operation is not PROCESS and self.node.operation is not PROCESS_VALUES:
             refuse_forward(self.node.name)
+        if self.node.at_most_one and self.log:
+            refuse_second(self.node.name)
         key, value = forwarded(record, self.same_key(), self.node.fixed_key, self.node.name)
         if to is not None:
             index = self.node.children.index(child_named(self.node.children, to, self.node.name))
@@ -305,7 +307,7 @@ cdef class EventContext:
         if not raw_value:
             value_bytes = serialised(sink, sink.value_serialize, self.value_object if value is RAW else value, "value")
         output.topic = sink.topic
-        output.partition = -1
+        output.partition = event.partition.partition if sink.own_partition else -1
         output.timestamp_ms = event.timestamp_ms
         output.coordinates = pack_coordinates(event.partition.slot, event.offset)
         output.key_length = -1

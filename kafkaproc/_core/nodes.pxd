@@ -54,6 +54,8 @@ cdef class Merge(Node):
 
 cdef class Process(Node):
     cdef bint fixed_key
+    cdef bint at_most_one                    # a call may forward once: `has_forwarded` says whether it has
+    cdef bint has_forwarded
 
 cdef class Split(Node):
     cdef list predicates                     # (predicate, its context or None), in the order of the branches
@@ -73,6 +75,7 @@ cdef class Sink(Node):
     cdef object topic_function               # (key, value[, ctx]) -> str
     cdef object partitioner                  # (topic, key, value, partition count) -> int | None
     cdef dict partition_counts               # topic → (count, when it was asked for)
+    cdef bint own_partition                  # a hand-off topic's: the task's partition number, never a key's hash
     cdef int count_partitions(self, object topic_name) except -1
     cdef bint is_plain(self, Source source) except -1
     cdef object choose_topic(self, object key, object value)
@@ -84,6 +87,7 @@ cdef class StageNode(Node):
     cdef readonly bint takes_key             # function(key, value[, ctx]), not function(value[, ctx])
     cdef readonly bint takes_context
     cdef readonly bint fixed_key
+    cdef readonly bint at_most_one           # a call may forward once
     cdef readonly object user_function       # as it is called; a bound method of this task's Processor where there is one
     cdef readonly list predicates            # SPLIT: (predicate, takes context), in the order of the branches
     cdef readonly list branch_indexes        # SPLIT: child of each branch and of the default, -1: dropped
@@ -94,6 +98,7 @@ cdef class StageNode(Node):
 cdef class EgressSink:
     cdef rd_kafka_topic_t *topic
     cdef readonly str topic_name
+    cdef readonly bint own_partition
     cdef readonly object key_serde
     cdef readonly object key_serialize       # None: bytes as they are
     cdef readonly object value_serde

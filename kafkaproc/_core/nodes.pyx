@@ -78,6 +78,7 @@ cdef class Source:
             node = native[index]
             if isinstance(node, Sink):
                 self.targets[index].topic = (<Sink>node).topic
+                self.targets[index].own_partition = (<Sink>node).own_partition
             else:
                 self.targets[index].stage = (<StageNode>node).stage.index
 
@@ -195,6 +196,10 @@ cdef class Context:
         cdef object node_name = collector.node
         if not isinstance(self.node, Process):
             refuse_forward(self.node.name)
+        if (<Process>self.node).at_most_one:
+            if (<Process>self.node).has_forwarded:
+                refuse_second(self.node.name)
+            (<Process>self.node).has_forwarded = True
         key, value = forwarded(record, self.current_key, self.fixed_key, self.node.name)
         if headers is not None:
             own_headers = headers_from_list(headers)
@@ -217,6 +222,11 @@ cdef class Context:
 
 def refuse_forward(str node_name):
     raise UserFunctionError(f"{node_name}: ctx.forward is for process and process_values; here, what the function returns goes on")
+
+
+def refuse_second(str node_name):
+    raise UserFunctionError(
+        f'{node_name}: a second ctx.forward in one call, which emits="at_most_one" rules out; leave emits= out, or forward once')
 
 
 def forwarded(tuple record, object same_key, bint fixed_key, str node_name):
@@ -365,6 +375,7 @@ cdef class Process(Node):
     """A function that forwards, or a Processor: what it returns is ignored."""
 
     cdef int process(self, object key, object value) except -1:
+        self.has_forwarded = False
         if self.fixed_key:
             self.call_value(key, value)
         else:
@@ -410,7 +421,9 @@ cdef class Sink(Node):
         if self.topic_function is not None:
             topic_name = self.choose_topic(key, value)
             topic = self.producer.topic(topic_name)
-        if self.partitioner is not None:
+        if self.own_partition:
+            partition = collector.partition.partition
+        elif self.partitioner is not None:
             partition = self.choose_partition(topic_name, key, value)
         if not raw_key:
             if key is RAW:
@@ -512,6 +525,7 @@ cdef EgressSink egress_of(Sink sink):
     cdef EgressSink egress = EgressSink.__new__(EgressSink)
     egress.topic = sink.topic
     egress.topic_name = sink.topic_name
+    egress.own_partition = sink.own_partition
     egress.key_serde = sink.key_serde
     egress.value_serde = sink.value_serde
     egress.key_serialize = sink.key_serialize

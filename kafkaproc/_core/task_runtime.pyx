@@ -92,7 +92,9 @@ cdef class TaskRuntime:
     def _sink(self, definition):
         cdef Sink sink = Sink.__new__(Sink)
         cdef NativeProducer producer = self.producer
-        sink.name = definition.name
+        # Of the stage whose place it has: what users name in forward(to=…), and look for in errors.
+        sink.name = definition.handoff_stage or definition.name
+        sink.own_partition = definition.handoff_stage is not None
         sink.collector = self.collector
         sink.children = []
         sink.producer = producer
@@ -121,6 +123,7 @@ cdef class TaskRuntime:
             (<Filter>node).keep = definition.operation is Operation.FILTER
         if isinstance(node, Process):
             (<Process>node).fixed_key = fixed_key
+            (<Process>node).at_most_one = definition.at_most_one
         if isinstance(node, Split):
             (<Split>node).predicates = [
                 (predicate.call, self._context(node, True) if predicate.argument_count == 2 else None)
@@ -148,6 +151,7 @@ cdef class TaskRuntime:
         node.takes_key = definition.operation in KEY_OPERATIONS
         node.takes_context = definition.argument_count == (3 if node.takes_key else 2)
         node.fixed_key = definition.operation is Operation.PROCESS_VALUES
+        node.at_most_one = definition.at_most_one
         if definition.operation is Operation.SPLIT:
             node.predicates = [(predicate.call, predicate.argument_count == 2) for predicate in definition.predicates]
             node.branch_indexes = [definition.children.index(branch) for branch in definition.branch_children]

@@ -60,7 +60,7 @@ def command(
 
     from kafkaproc.clients.admin import Admin
     from kafkaproc.observability.lag import read_lag
-    from kafkaproc.runtime.app_loader import load_app
+    from kafkaproc.runtime.app_loader import build_topology, load_app
     from kafkaproc.runtime.assignment import Sources
     from kafkaproc.runtime.signals import set_handlers
 
@@ -68,10 +68,10 @@ def command(
     settings = settings_of(
         loaded.settings, bootstrap=bootstrap, assignments=assignments, config_file=config_file
     )
-    sources = Sources(loaded.build())
+    sources = Sources(build_topology(loaded, settings))
     admin = Admin(settings, f"{settings.client_id or settings.application_id}-lag")
     admin.check_reachable()
-    sources.check_exist(admin.topic_names())
+    sources.check_exist(admin.topic_names() | sources.internal_topics)  # a start makes those
 
     def read() -> LagReport:
         return read_lag(settings, admin, sources.resolve(admin.topic_names()))

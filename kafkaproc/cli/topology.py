@@ -35,15 +35,16 @@ def command(
     """Show the topology of the application APP: app.py, app.py:name or package.module:name.
 
     In the text format, and where a broker is known and answers, also the number of tasks that its source topics
-    make, and how many stream threads would idle.
+    make, and how many stream threads would idle. Under processing_guarantee=exactly_once_v2 with its hand-off topics,
+    and why each is needed.
     """
-    from kafkaproc.runtime.app_loader import load_app
+    from kafkaproc.runtime.app_loader import build_topology, load_app
 
     loaded = load_app(app)
     settings = settings_of(
         loaded.settings, bootstrap=bootstrap, assignments=assignments, config_file=config_file
     )
-    topology = loaded.build()
+    topology = build_topology(loaded, settings)
     describe = {"text": topology.describe, "mermaid": topology.mermaid, "dot": topology.dot}[form]
     click.echo(describe().rstrip())
     if form == "text":
@@ -57,6 +58,7 @@ def _tasks(topology: Topology, settings: Settings) -> list[str]:
         return ["Tasks: give --bootstrap to count them on a cluster."]
     from kafkaproc.clients.admin import Admin
     from kafkaproc.runtime.assignment import Sources, task_count
+    from kafkaproc.runtime.internal_topics import needed_partition_counts
 
     admin = Admin(settings, f"{settings.client_id or settings.application_id}-topology")
     try:
@@ -64,11 +66,13 @@ def _tasks(topology: Topology, settings: Settings) -> list[str]:
     except BrokerError as error:
         return [f"Tasks: not known, {error}"]
     sources = Sources(topology)
-    existing = admin.topic_names()
+    existing = admin.topic_names() | sources.internal_topics
     sources.check_exist(existing)
     partition_counts = {
         name: topic.partition_count for name, topic in admin.topics(sources.resolve(existing)).items()
     }
+    # Internal topics as a start would make them.
+    partition_counts |= needed_partition_counts(sources, partition_counts)
     tasks, threads = task_count(partition_counts, sources), settings.num_stream_threads
     read = ", ".join(f"{name}: {count}" for name, count in sorted(partition_counts.items()))
     lines = [

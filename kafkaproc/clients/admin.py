@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the supervisor and the command line ask the cluster about topics, offsets and the group.
 
-Every call has a deadline and raises BrokerError past it; none creates anything. Used from any thread.
+Every call has a deadline and raises BrokerError past it. Used from any thread.
 
 librdkafka's mock cluster, which the demo runs on, names no controller that could be asked to describe anything: there
 topic ids stay unknown, as with brokers before Apache Kafka 2.8.
@@ -13,7 +13,7 @@ import logging
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Final
@@ -22,6 +22,7 @@ import confluent_kafka as ck
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from kafkaproc.clients.diagnosis import unreachable
 from kafkaproc.clients.partitions import (
@@ -32,7 +33,7 @@ from kafkaproc.clients.partitions import (
     TopicInfo,
     TopicPartition,
 )
-from kafkaproc.errors import BrokerError
+from kafkaproc.errors import BrokerError, TopicError
 from kafkaproc.limits import CLIENT_REPORTS_MAX, METADATA_BUDGET_CHARS, OFFSETS_REQUEST_PARTITIONS
 from kafkaproc.settings import Settings
 
@@ -56,6 +57,14 @@ _COORDINATOR_COMES: Final = frozenset(
     }
 )
 _COORDINATOR_RETRY_S: Final = 0.1
+_VISIBLE_RETRY_S: Final = 0.1
+
+_MADE_BY_OTHERS: Final = frozenset({ck.KafkaError.TOPIC_ALREADY_EXISTS, ck.KafkaError.INVALID_PARTITIONS})
+"""Another instance was faster; what it has made is looked at afterwards like what we have."""
+
+_NOT_ALLOWED: Final = frozenset(
+    {ck.KafkaError.TOPIC_AUTHORIZATION_FAILED, ck.KafkaError.CLUSTER_AUTHORIZATION_FAILED}
+)
 
 
 class Admin:
@@ -137,6 +146,74 @@ class Admin:
                 ">qq", topic_id.get_most_significant_bits(), topic_id.get_least_significant_bits()
             )
         return ids
+
+    # --- internal topics -----
+
+    def create_topics(
+        self, partition_counts: Mapping[str, int], config: Mapping[str, str], replication_factor: int
+    ) -> None:
+        """Creates topics with these partition counts. That one exists already, with whatever count, is no error.
+
+        config: of each topic. replication_factor: -1 for the broker's default (KIP-464).
+        Raises TopicError where the cluster refuses one.
+        """
+        wanted = [
+            NewTopic(name, num_partitions=count, replication_factor=replication_factor, config=dict(config))
+            for name, count in partition_counts.items()
+        ]
+        futures = self._client.create_topics(
+            wanted, operation_timeout=REQUEST_TIMEOUT_S, request_timeout=REQUEST_TIMEOUT_S
+        )
+        for name, future in futures.items():
+            _made(future, f"creating internal topic {name}", "CREATE")
+
+    def grow_topics(self, partition_counts: Mapping[str, int]) -> None:
+        """Adds partitions up to these counts. That a topic has as many or more already is no error.
+
+        Raises TopicError where the cluster refuses.
+        """
+        wanted = [NewPartitions(name, count) for name, count in partition_counts.items()]
+        futures = self._client.create_partitions(
+            wanted, operation_timeout=REQUEST_TIMEOUT_S, request_timeout=REQUEST_TIMEOUT_S
+        )
+        for name, future in futures.items():
+            _made(future, f"adding partitions to internal topic {name}", "ALTER")
+
+    def wait_for_topics(
+        self, partition_counts: Mapping[str, int], timeout_s: float = REQUEST_TIMEOUT_S
+    ) -> dict[str, int]:
+        """Returns the partition counts of these topics when each is there with that many at least, all with leaders.
+
+        Raises BrokerError where that takes longer than `timeout_s`.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            topics = self._metadata().topics
+            there = {
+                name: sum(partition.leader >= 0 for partition in topics[name].partitions.values())
+                for name in partition_counts
+                if name in topics
+            }
+            late = [name for name, count in partition_counts.items() if there.get(name, 0) < count]
+            if not late:
+                return {name: len(topics[name].partitions) for name in partition_counts}
+            if time.monotonic() >= deadline:
+                raise BrokerError(
+                    f"internal topic {late[0]} has {there.get(late[0], 0)} of {partition_counts[late[0]]} partitions "
+                    f"with a leader that this client may see {timeout_s:g} s after it was created"
+                )
+            time.sleep(_VISIBLE_RETRY_S)
+
+    def delete_records(self, offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, Future[Any]]:
+        """Asks for the deletion of all records below an offset, per partition; waits for nothing.
+
+        A future raises `confluent_kafka.KafkaException`, as text in any case, where its partition was refused.
+        """
+        request = [ck.TopicPartition(*partition, offset) for partition, offset in offsets.items()]
+        futures = self._client.delete_records(
+            request, operation_timeout=REQUEST_TIMEOUT_S, request_timeout=REQUEST_TIMEOUT_S
+        )
+        return {TopicPartition(each.topic, each.partition): future for each, future in futures.items()}
 
     # --- the broker's limits -----
 
@@ -272,6 +349,20 @@ def _result(future: Future[Any], what: str) -> Any:
         if cause.code() < 0:  # librdkafka's own: no broker answered
             raise BrokerError(f"{what}: {_words(error)}") from None
         raise _Refused(cause.code(), f"{what}: {_words(error)}") from None
+
+
+def _made(future: Future[Any], what: str, operation: str) -> None:
+    try:
+        _result(future, what)
+    except _Refused as error:
+        if error.code in _MADE_BY_OTHERS:
+            return
+        mend = (
+            f"; grant this client {operation} on it, or create it by hand"
+            if error.code in _NOT_ALLOWED
+            else "; see replication_factor and the broker's policies"
+        )
+        raise TopicError(f"{error}{mend}") from None
 
 
 def _from_coordinator(ask: Callable[[], Future[Any]], what: str) -> Any:

@@ -39,6 +39,8 @@ class BranchedStream(Generic[K, V]):
                 [source._node],
                 Operation.SPLIT,
                 key_changed_above=source._key_changed,
+                input_key_serde=source._input_key_serde(self._key_serde),
+                input_value_serde=source._input_value_serde(),
             )
         )
         source._builder.check_at_build(self._check_ended)

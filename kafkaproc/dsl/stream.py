@@ -27,7 +27,13 @@ from kafkaproc.processor.functions import (
     inspect_processor,
 )
 from kafkaproc.processor.processor import Processor
-from kafkaproc.processor.stage_options import StageArguments, ValueStageArguments, stage_options
+from kafkaproc.processor.stage_options import (
+    Emits,
+    StageArguments,
+    ValueStageArguments,
+    check_emits,
+    stage_options,
+)
 from kafkaproc.serdes import Serde, check_serde
 from kafkaproc.topology.builder import TopologyBuilder
 from kafkaproc.topology.names import check_name
@@ -358,6 +364,7 @@ class Stream(Generic[K, V]):
         name: str | None = None,
         key: Serde[NewK] | None = None,
         value: Serde[NewV] | None = None,
+        emits: Emits = "any",
         **stage: Unpack[StageArguments],
     ) -> Stream[Any, Any]:
         """Calls a `Processor` class, or a function, for each record; what it forwards is the stream below.
@@ -366,10 +373,12 @@ class Stream(Generic[K, V]):
             `function(key, value, ctx)`. Both forward by `ctx.forward(value)` or `ctx.forward(key, value)`,
             any number of times; what they return is ignored.
         name: name of the node. key, value: serdes of the forwarded keys and values.
+        emits: `"at_most_one"` promises that no call forwards more than once; one that does fails its record.
+            Under exactly_once_v2 an async stage below then needs no hand-off topic on this node's account.
 
         Kafka Streams: `process`.
         """
-        node = self._processor(Operation.PROCESS, processor, OF_KEY_AND_VALUE, name, stage)
+        node = self._processor(Operation.PROCESS, processor, OF_KEY_AND_VALUE, name, stage, emits=emits)
         return self._below(
             node,
             check_serde("process", "key", key),
@@ -384,6 +393,7 @@ class Stream(Generic[K, V]):
         *,
         name: str | None = None,
         value: Serde[NewV] | None = None,
+        emits: Emits = "any",
         **stage: Unpack[ValueStageArguments],
     ) -> Stream[K, Any]:
         """As `process`, for processors that leave the key alone: called with the value, forwarding by
@@ -391,7 +401,7 @@ class Stream(Generic[K, V]):
 
         Kafka Streams: `processValues`.
         """
-        return self._map_values(Operation.PROCESS_VALUES, processor, name, value, stage)
+        return self._map_values(Operation.PROCESS_VALUES, processor, name, value, stage, emits)
 
     def to(
         self,
@@ -455,9 +465,10 @@ class Stream(Generic[K, V]):
         name: str | None,
         value: Serde[Any] | None,
         stage: ValueStageArguments,
+        emits: Emits = "any",
     ) -> Stream[K, Any]:
         key_serde = self._declared_key_serde(operation.value, stage)
-        node = self._processor(operation, function, OF_VALUE, name, stage, key_serde)
+        node = self._processor(operation, function, OF_VALUE, name, stage, key_serde, emits)
         return self._below(
             node,
             key_serde,
@@ -518,6 +529,7 @@ class Stream(Generic[K, V]):
         name: str | None,
         stage: StageArguments,
         key_serde: Serde[Any] | None = None,
+        emits: Emits = "any",
     ) -> ProcessorNode:
         operator = operation.value
         processor = None
@@ -542,8 +554,17 @@ class Stream(Generic[K, V]):
                 mode=called.mode,
                 options=options,
                 key_changed_above=self._key_changed,
+                input_key_serde=self._input_key_serde(key_serde),
+                input_value_serde=self._input_value_serde(),
+                at_most_one=check_emits(operator, emits),
             )
         )
+
+    def _input_key_serde(self, declared: Serde[Any] | None) -> Serde[Any] | None:
+        return declared or self._key_serde or self._builder.given_key_serde
+
+    def _input_value_serde(self) -> Serde[Any] | None:
+        return self._value_serde or self._builder.given_value_serde
 
     def _stage_key_serde(self, declared: Serde[Any] | None) -> Serde[Any] | None:
         """What an async stage here makes bytes of keys with; None where the source record's own bytes do."""

@@ -14,6 +14,9 @@ from kafkaproc.units import parse_duration_ms
 NullKey = Literal["unordered", "partition"]
 NULL_KEY_CHOICES: Final[tuple[NullKey, ...]] = get_args(NullKey)
 
+Emits = Literal["any", "at_most_one"]
+EMITS_CHOICES: Final[tuple[Emits, ...]] = get_args(Emits)
+
 
 class StageArguments(TypedDict, total=False):
     """The keyword arguments that any operator takes when its function is `async def` or `kp.blocking`.
@@ -69,6 +72,16 @@ def stage_options(
         _null_key(operator, arguments.get("null_key", "unordered")),
         key_serde,
     )
+
+
+def check_emits(operator: str, emits: Emits) -> bool:
+    """Whether `emits` says that a call forwards at most once. Raises TopologyError for what it cannot be."""
+    if emits not in EMITS_CHOICES:
+        raise TopologyError(
+            f"{operator}: emits={emits!r} must be one of {', '.join(map(repr, EMITS_CHOICES))}."
+            f"{did_you_mean(str(emits), EMITS_CHOICES)}"
+        )
+    return emits == "at_most_one"
 
 
 def _max_in_flight(operator: str, value: object) -> int | None:

@@ -20,6 +20,9 @@ from typing import Final, NamedTuple
 
 from kafkaproc.app import App
 from kafkaproc.errors import AppLoadError, KafkaprocError, did_you_mean
+from kafkaproc.settings import Settings
+from kafkaproc.topology.handoff import plan_handoffs
+from kafkaproc.topology.topology import Topology
 
 _OUR_DIRECTORY: Final = str(Path(__file__).resolve().parent.parent)
 
@@ -62,6 +65,18 @@ def load_app(reference: str) -> App:
     else:
         where, module = parsed.module, _import_module(parsed.module)
     return _find_app(module, where, parsed.name)
+
+
+def build_topology(app: App, settings: Settings) -> Topology:
+    """The topology as it runs under `settings`: with hand-off topics where exactly-once needs them.
+
+    The supervisor, its stream-thread processes and the commands that show it all ask here, and get the same. Raises
+    TopologyError.
+    """
+    topology = app.build()
+    if settings.exactly_once and settings.commit_mode == "drain_free":
+        return plan_handoffs(topology, settings.application_id)
+    return topology
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -41,7 +41,7 @@ class Sources:
     """The topics that a topology reads, with patterns resolved against what the cluster has."""
 
     def __init__(self, topology: Topology) -> None:
-        self._topology = topology
+        self.topology = topology
         self._subtopology_of_source = {
             source: subtopology.id for subtopology in topology.subtopologies for source in subtopology.sources
         }
@@ -49,6 +49,8 @@ class Sources:
             topic: source for source in topology.sources for topic in source.topics
         }
         self.named_topics: frozenset[str] = frozenset(self._source_of)
+        self.internal_topics: frozenset[str] = frozenset(handoff.topic for handoff in topology.handoffs)
+        """Of `named_topics` those that the supervisor creates itself, before it joins the group."""
         self.has_patterns: bool = any(source.pattern is not None for source in topology.sources)
 
     def resolve(self, existing: Iterable[str]) -> frozenset[str]:
@@ -59,7 +61,7 @@ class Sources:
         matched = set()
         if self.has_patterns:
             for topic in set(existing) - _KAFKA_INTERNAL_TOPICS - self.named_topics:
-                source = self._topology.source_of(topic)
+                source = self.topology.source_of(topic)
                 if source is not None:
                     self._source_of[topic] = source
                     matched.add(topic)
@@ -75,14 +77,19 @@ class Sources:
     def check_exist(self, existing: Collection[str]) -> None:
         """Raises TopicError for source topics that are not there, and for patterns that match nothing."""
         missing = sorted(self.named_topics - set(existing))
+        if deleted := sorted(self.internal_topics & set(missing)):
+            raise TopicError(
+                f"Internal topics are gone: {', '.join(deleted)}, and with them the records that were in them. A new "
+                "start creates them again"
+            )
         if missing:
             names = ", ".join(missing)
             raise TopicError(
                 f"Missing source topics: {names}. Create them (kafka-topics.sh --create --topic {missing[0]} …), "
                 "correct the names in the application, or grant this client DESCRIBE and READ on them"
             )
-        if not self.named_topics and not self.resolve(existing):
-            patterns = ", ".join(repr(source.pattern) for source in self._topology.sources)
+        if not self.named_topics - self.internal_topics and self.resolve(existing) <= self.internal_topics:
+            patterns = ", ".join(repr(source.pattern) for source in self.topology.sources if source.pattern)
             raise TopicError(
                 f"no topic of the cluster matches {patterns}: create one, or correct the pattern"
             )

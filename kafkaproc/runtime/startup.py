@@ -13,6 +13,8 @@ from kafkaproc.clients.admin import Admin
 from kafkaproc.clients.partitions import BrokerLimits, TopicInfo
 from kafkaproc.errors import TopicError
 from kafkaproc.runtime.assignment import Sources
+from kafkaproc.runtime.internal_topics import ensure_internal_topics, warn_of_leftovers
+from kafkaproc.settings import Settings
 from kafkaproc.topology.nodes import SinkNode
 from kafkaproc.topology.topology import Topology
 
@@ -27,12 +29,18 @@ class ClusterFacts:
     limits: BrokerLimits
 
 
-def check_cluster(admin: Admin, topology: Topology, sources: Sources) -> ClusterFacts:
-    """Raises BrokerError or TopicError where the topology cannot run on this cluster."""
+def check_cluster(admin: Admin, topology: Topology, sources: Sources, settings: Settings) -> ClusterFacts:
+    """Raises BrokerError or TopicError where the topology cannot run on this cluster.
+
+    What is the user's to create must be there before anything of ours is created.
+    """
     admin.check_reachable()
-    existing = admin.topic_names()
+    existing = admin.topic_names() | sources.internal_topics
     sources.check_exist(existing)
     _check_sinks(topology, existing)
+    warn_of_leftovers(admin, settings.application_id, existing, sources.internal_topics)
+    if sources.internal_topics:
+        ensure_internal_topics(admin, sources, existing, settings.replication_factor)
     return ClusterFacts(admin.topics(sources.resolve(existing)), admin.broker_limits())
 
 

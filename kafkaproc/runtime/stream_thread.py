@@ -49,6 +49,7 @@ from kafkaproc.errors import (
     TopicError,
     UserFunctionError,
 )
+from kafkaproc.runtime.app_loader import build_topology
 from kafkaproc.runtime.control import ControlChannel
 from kafkaproc.runtime.io_workers import IoWorkers, Resources, close_resources
 from kafkaproc.runtime.messages import (
@@ -132,7 +133,7 @@ class StreamThread:
         self._start = start
         self._settings = start.settings
         self._app = app
-        self._topology: Topology = app.build()
+        self._topology: Topology = build_topology(app, start.settings)
         self._segment = ThreadSegment.attach(segment_fd)
         self._topics: list[str] = []
         self._tasks: dict[str, _Task] = {}

@@ -27,7 +27,7 @@ from kafkaproc.clients.partitions import OffsetPair, TopicPartition
 from kafkaproc.errors import BrokerError, ChildDied, KafkaprocError
 from kafkaproc.observability.status import InstanceStatus
 from kafkaproc.runtime import obituary
-from kafkaproc.runtime.app_loader import load_app
+from kafkaproc.runtime.app_loader import build_topology, load_app
 from kafkaproc.runtime.assignment import Sources, TaskId, task_count
 from kafkaproc.runtime.commits import Commits
 from kafkaproc.runtime.control_socket import ControlSocket
@@ -107,7 +107,7 @@ def run(app_ref: str, settings: Settings, *, command: Sequence[str] | None = Non
     Returns the exit code; raises KafkaprocError for what is found wrong before the group was joined. Main thread
     only. `command` stands in for the stream-thread process in tests.
     """
-    topology = load_app(app_ref).build()
+    topology = build_topology(load_app(app_ref), settings)
     directory = InstanceDirectory.open(settings)
     try:
         with SignalPipe() as signals:
@@ -328,7 +328,7 @@ class Supervisor:
         """The checks' thread."""
         assert self._admin is not None
         try:
-            self._post(check_cluster(self._admin, self._topology, self._sources))
+            self._post(check_cluster(self._admin, self._topology, self._sources, self._settings))
         except KafkaprocError as error:
             self._post(GroupFailed(error))
         except Exception as error:

@@ -14,6 +14,7 @@ from kafkaproc.limits import PARTITIONS_PER_THREAD_MAX
 from kafkaproc.runtime.assignment import Sources
 from kafkaproc.runtime.commits import CommitLedger
 from kafkaproc.runtime.group import PartitionsAssigned
+from kafkaproc.runtime.internal_topics import check_not_smaller
 from kafkaproc.runtime.messages import OFFSET_EARLIEST, OFFSET_LATEST, PartitionStart, TaskStart
 from kafkaproc.runtime.stream_thread_process import StreamThreadProcess
 from kafkaproc.runtime.task_board import PlacedTask
@@ -52,9 +53,11 @@ class TaskStarts:
     def hold(self, event: PartitionsAssigned) -> list[TopicPartition]:
         """Books newly held partitions; returns those that can be worked on (a topic may be gone by now).
 
-        Raises TopicError for one without an offset to start from.
+        Raises TopicError for one without an offset to start from, and where a source topic has outgrown an internal
+        one.
         """
         self.note_topics(event.topics.values())
+        check_not_smaller(self._sources, self.partition_counts())
         held = sorted(partition for partition in event.partitions if partition.topic in event.topics)
         for partition in held:
             pair = event.partitions[partition]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from kafkaproc import serdes
 from kafkaproc.errors import TopologyError
 from kafkaproc.serdes import Serde
 from kafkaproc.topology.names import NodeNames
@@ -20,11 +21,18 @@ N = TypeVar("N", bound=Node)
 
 
 class TopologyBuilder:
-    """The nodes of one App so far, by name, in the order of the DSL calls (so parents come first)."""
+    """The nodes of one App so far, by name, in the order of the DSL calls (so parents come first).
 
-    def __init__(self, default_key_serde: Serde[Any], default_value_serde: Serde[Any]) -> None:
-        self.default_key_serde = default_key_serde
-        self.default_value_serde = default_value_serde
+    `given_*_serde`: the defaults that the user gave, if any; `default_*_serde`: those, or else bytes.
+    """
+
+    def __init__(
+        self, given_key_serde: Serde[Any] | None = None, given_value_serde: Serde[Any] | None = None
+    ) -> None:
+        self.given_key_serde = given_key_serde
+        self.given_value_serde = given_value_serde
+        self.default_key_serde: Serde[Any] = given_key_serde or serdes.bytes
+        self.default_value_serde: Serde[Any] = given_value_serde or serdes.bytes
         self.names = NodeNames()
         self._nodes: dict[str, Node] = {}
         self._final_checks: list[Callable[[], None]] = []

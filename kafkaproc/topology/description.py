@@ -5,6 +5,10 @@ One line style is ours: below an async stage's arrows stands
 
       ~~~ async (max_in_flight=500, timeout=2000ms)
 
+and, where exactly-once needs a hand-off topic in front of it, why
+
+      ~~~ hand-off: KSTREAM-FLATMAP-0000000001 above it may hand one record on several times
+
 Tools that read Kafka's format look for `-->`, `<--` and the words before a name, and pass over it.
 
 The order of names is Kafka's down to its accidents, so that the outputs of both can be compared by `diff`.
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
 def describe(topology: Topology) -> str:
     """The whole text, ending in an empty line as Kafka's does."""
     return "Topologies:\n " + "".join(
-        f"  {_subtopology(subtopology)}\n" for subtopology in topology.subtopologies
+        f"  {_subtopology(subtopology, handoff_texts(topology))}\n" for subtopology in topology.subtopologies
     )
 
 
@@ -48,7 +52,12 @@ def stage_text(stage: ProcessorNode) -> str:
     return f"{kind} ({', '.join(options)})" if options else kind
 
 
-def _subtopology(subtopology: Subtopology) -> str:
+def handoff_texts(topology: Topology) -> dict[Node, str]:
+    """Stage → `hand-off: …`, why there is a hand-off topic in front of it, for all descriptions."""
+    return {handoff.stage: f"hand-off: {handoff.reason}" for handoff in topology.handoffs}
+
+
+def _subtopology(subtopology: Subtopology, handoffs: dict[Node, str]) -> str:
     below, predecessors, successors = _arrows(subtopology.nodes)
     lines = [f"Sub-topology: {subtopology.id}"]
     for node in sorted(subtopology.nodes, key=lambda node: (-below[node], node.name)):
@@ -59,6 +68,8 @@ def _subtopology(subtopology: Subtopology) -> str:
             lines.append(f"      <-- {_names(predecessors[node])}")
         if isinstance(node, ProcessorNode) and node.is_async:
             lines.append(f"      ~~~ {stage_text(node)}")
+        if node in handoffs:
+            lines.append(f"      ~~~ {handoffs[node]}")
     return "\n".join(lines) + "\n"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from kafkaproc.processor.functions import label
-from kafkaproc.topology.description import stage_text
+from kafkaproc.topology.description import handoff_texts, stage_text
 from kafkaproc.topology.nodes import Node, ProcessorNode, SinkNode, SourceNode
 
 if TYPE_CHECKING:
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 def mermaid(topology: Topology) -> str:
     """Paste it into a Markdown block of language `mermaid`."""
     node_ids, topic_ids = _ids(topology)
+    handoffs = handoff_texts(topology)
     lines = ["flowchart TD"]
     for topic, topic_id in topic_ids.items():
         lines.append(f"    {topic_id}[({_mermaid_text(topic)})]")
     for subtopology in topology.subtopologies:
         lines.append(f"    subgraph s{subtopology.id} [Sub-topology {subtopology.id}]")
         for node in subtopology.nodes:
-            text = _mermaid_text("<br/>".join(_captions(node)))
+            text = _mermaid_text("<br/>".join(_captions(node, handoffs)))
             shape = f"{{{{{text}}}}}:::async" if _is_stage(node) else f"[{text}]"
             lines.append(f"        {node_ids[node]}{shape}")
         lines.append("    end")
@@ -39,6 +40,7 @@ def mermaid(topology: Topology) -> str:
 def dot(topology: Topology) -> str:
     """Feed it to `dot -Tsvg`."""
     node_ids, topic_ids = _ids(topology)
+    handoffs = handoff_texts(topology)
     lines = ["digraph topology {", "    node [shape=box, fontname=Helvetica];"]
     for topic, topic_id in topic_ids.items():
         lines.append(f"    {topic_id} [shape=cylinder, label={_dot_text(topic)}];")
@@ -47,7 +49,7 @@ def dot(topology: Topology) -> str:
         lines.append(f'        label="Sub-topology {subtopology.id}";')
         for node in subtopology.nodes:
             style = "shape=hexagon, color=orange, penwidth=2, " if _is_stage(node) else ""
-            lines.append(f"        {node_ids[node]} [{style}label={_dot_text(*_captions(node))}];")
+            lines.append(f"        {node_ids[node]} [{style}label={_dot_text(*_captions(node, handoffs))}];")
         lines.append("    }")
     lines += [f"    {start} -> {end};" for start, end in _edges(topology, node_ids, topic_ids)]
     lines.append("}")
@@ -86,10 +88,12 @@ def _edges(
             yield node_ids[node], node_ids[child]
 
 
-def _captions(node: Node) -> list[str]:
+def _captions(node: Node, handoffs: dict[Node, str]) -> list[str]:
     captions = [node.name]
     if isinstance(node, ProcessorNode) and node.is_async:
         captions.append(stage_text(node))
+    if node in handoffs:
+        captions.append(handoffs[node])
     if isinstance(node, SinkNode) and node.topic_function is not None:
         captions.append(f"topic: {label(node.topic_function.call)}")
     return captions

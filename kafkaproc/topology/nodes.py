@@ -106,12 +106,18 @@ class ProcessorNode(Node):
     mode, options              where it runs; options is None exactly for Mode.SYNC
     key_changed_above          whether an operator above may have changed the key: its bytes are then not the
                                source record's, and an async stage makes them with `options.key_serde`
+    input_*_serde              of the records that it is given, where that is known: what a hand-off topic in
+                               front of it is written and read with. The app's default counts if it was given
+    at_most_one                PROCESS, PROCESS_VALUES: declared to forward at most once a call, which is checked
     """
 
     __slots__ = (
         "argument_count",
+        "at_most_one",
         "branch_children",
         "function",
+        "input_key_serde",
+        "input_value_serde",
         "key_changed_above",
         "mode",
         "operation",
@@ -132,6 +138,9 @@ class ProcessorNode(Node):
         mode: Mode = Mode.SYNC,
         options: StageOptions | None = None,
         key_changed_above: bool = False,
+        input_key_serde: Serde[Any] | None = None,
+        input_value_serde: Serde[Any] | None = None,
+        at_most_one: bool = False,
     ) -> None:
         super().__init__(name, parents)
         self.operation = operation
@@ -141,6 +150,9 @@ class ProcessorNode(Node):
         self.mode = mode
         self.options = options
         self.key_changed_above = key_changed_above
+        self.input_key_serde = input_key_serde
+        self.input_value_serde = input_value_serde
+        self.at_most_one = at_most_one
         self.predicates: tuple[UserFunction, ...] = ()
         self.branch_children: tuple[ProcessorNode, ...] = ()
 
@@ -156,10 +168,12 @@ class SinkNode(Node):
     `partitioner(topic, key, value, partition_count)` gives a partition, or None for the default (murmur2 of
     the key's bytes). `*_serde_is_default` says that nothing in the DSL chose the serde, for errors that tell
     what to do about it. `*_changed_above` says that an operator above may have replaced key or value since
-    the source.
+    the source. `handoff_stage` names the async stage that reads the records back, where this is the sink of its
+    hand-off topic: each then goes to the partition number of its task (see topology/handoff.py).
     """
 
     __slots__ = (
+        "handoff_stage",
         "key_changed_above",
         "key_serde",
         "key_serde_is_default",
@@ -185,6 +199,7 @@ class SinkNode(Node):
         key_changed_above: bool,
         value_changed_above: bool,
         partitioner: Callable[[str, Any, Any, int], int | None] | None = None,
+        handoff_stage: str | None = None,
     ) -> None:
         super().__init__(name, parents)
         self.topic = topic
@@ -196,3 +211,4 @@ class SinkNode(Node):
         self.key_changed_above = key_changed_above
         self.value_changed_above = value_changed_above
         self.partitioner = partitioner
+        self.handoff_stage = handoff_stage

@@ -9,6 +9,7 @@ them, so that task ids (`0_3` = sub-topology 0, partition 3) and the names of in
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from kafkaproc.errors import TopologyError
 from kafkaproc.topology.nodes import Node, ProcessorNode, SinkNode, SourceNode
@@ -35,13 +36,28 @@ class Subtopology:
         return f"<Subtopology {self.id}: {', '.join(node.name for node in self.nodes)}>"
 
 
+class Handoff(NamedTuple):
+    """A cut in front of an async stage: `sink` writes the records for it, `source` reads them back."""
+
+    topic: str
+    stage: ProcessorNode
+    sink: SinkNode
+    source: SourceNode
+    reason: str
+    """Why it is needed, in words, for whoever reads the description."""
+
+
 class Topology:
-    """What `App.build()` makes. `nodes` holds all nodes, parents first, in the order of the DSL calls."""
+    """What `App.build()` makes. `nodes` holds all nodes, parents first, in the order of the DSL calls.
 
-    __slots__ = ("nodes", "subtopologies")
+    `handoffs` are the cuts that exactly-once needs: see topology/handoff.py.
+    """
 
-    def __init__(self, nodes: Iterable[Node]) -> None:
+    __slots__ = ("handoffs", "nodes", "subtopologies")
+
+    def __init__(self, nodes: Iterable[Node], handoffs: Iterable[Handoff] = ()) -> None:
         self.nodes = tuple(nodes)
+        self.handoffs = tuple(handoffs)
         self.subtopologies = tuple(
             Subtopology(index, component) for index, component in enumerate(_connected_components(self.nodes))
         )

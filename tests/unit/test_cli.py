@@ -101,6 +101,20 @@ def test_topology_prints_all_three_formats(app_file: str) -> None:
     assert run("topology", app_file, "--format", "dot").stdout.startswith("digraph")
 
 
+def test_topology_shows_the_cuts_of_exactly_once_and_no_other_guarantees(app_file: str) -> None:
+    Path("shop.py").write_text(
+        APP + "async def slow(value): return value\napp.stream('orders').foreach(slow, name='call')\n"
+    )
+    once = "--set=processing_guarantee=exactly_once_v2"
+    for form in ("text", "mermaid", "dot"):
+        assert "shop-call-handoff" in run("topology", app_file, f"--format={form}", once).stdout
+        plain = run("topology", app_file, f"--format={form}").stdout
+        assert "handoff" not in plain
+        assert run("topology", app_file, f"--format={form}", once, "--set=commit_mode=drain").stdout == plain
+    text = run("topology", app_file, once).stdout
+    assert "      ~~~ hand-off: beside it, the same record leads from KSTREAM-SOURCE-0000000000 to " in text
+
+
 def test_config_says_value_origin_and_meaning_of_every_setting(app_file: str) -> None:
     Path("s.toml").write_text("max_in_flight = 7\n")
     finished = run("config", app_file, "--config", "s.toml", "--set", "blocking_threads=3", "--json")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import kafkaproc as kp
+from kafkaproc.topology.handoff import plan_handoffs
 
 FIXTURES = Path(__file__).parent / "kafka_streams_descriptions"
 EXPECTED = {
@@ -203,6 +204,29 @@ def test_async_stages_are_marked_on_a_line_of_their_own() -> None:
         r"Topologies:| *Sub-topology: \d+| +(Source|Processor|Sink): \S+ \(.*\)| +(-->|<--) \S.*|"
     )
     assert all(kafkas_line.fullmatch(line) for line in text.splitlines() if line not in marks)
+
+
+def test_a_hand_off_says_why_on_a_line_like_that_of_its_stage() -> None:
+    app = kp.App("app")
+    orders = app.stream("orders")
+    orders.to("audit")
+    orders.map_values(slow, name="score").to("scored")
+    planned = plan_handoffs(app.build(), "app")
+    reason = (
+        "hand-off: beside it, the same record leads from KSTREAM-SOURCE-0000000000 to KSTREAM-SINK-0000000001 "
+        "(topic audit)"
+    )
+    lines = planned.describe().splitlines()
+    score = lines.index("    Processor: score (stores: [])")
+    assert lines[score + 2 : score + 5] == [
+        "      <-- score-handoff-source",
+        "      ~~~ async",
+        f"      ~~~ {reason}",
+    ]
+    assert "    Source: score-handoff-source (topics: [app-score-handoff])" in lines
+    assert "    Sink: score-handoff-sink (topic: app-score-handoff)" in lines
+    assert f'{{{{"score<br/>async<br/>{reason}"}}}}:::async' in planned.mermaid()
+    assert f'label="score\\nasync\\n{reason}"' in planned.dot()
 
 
 def two_stage_app() -> kp.App:

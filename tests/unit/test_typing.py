@@ -65,13 +65,14 @@ assert_type(orders.filter(lambda order: order.total > 0), kp.Stream[str, Order])
 assert_type(orders.map(by_total), kp.Stream[float, Order])
 assert_type(orders.select_key(lambda key, order: 1, key=kp.serdes.int64), kp.Stream[int, Order])
 assert_type(orders.split().branch(lambda order: True).default_branch()["1"], kp.Stream[str, Order])
-orders.process(Counting, key=kp.serdes.string)
+orders.process(Counting, key=kp.serdes.string, emits="at_most_one")
 orders.to(lambda key, order: key, partitioner=lambda topic, key, order, count: 0)
 """
 
 MISTAKES = [
     "orders.map_values(score, max_inflight=5)",
     'orders.map_values(score, null_key="parition")',
+    'orders.process(Counting, emits="one")',
     "orders.map_values(lambda a, b, c: a)",
     "orders.filter(5)",
     "orders.to(7)",

@@ -146,8 +146,8 @@ class Bench:
             reader.close()
         self._producer.close()
 
-    def topic(self, partitions: int = 1, *, replication: int = 1) -> str:
-        name = f"topic-{os.getpid()}-{next(_numbers)}"
+    def topic(self, partitions: int = 1, *, replication: int = 1, name: str = "") -> str:
+        name = name or f"topic-{os.getpid()}-{next(_numbers)}"
         self.cluster.create_topic(name, partitions, replication)
         self.partitions[name] = partitions
         return name
