@@ -47,6 +47,7 @@ from kafkaproc.runtime.group import (
 )
 from kafkaproc.runtime.handovers import Handovers
 from kafkaproc.runtime.identity import InstanceDirectory, transactional_id
+from kafkaproc.runtime.internal_topics import HandoffPurge
 from kafkaproc.runtime.lease import Lease, lease_timeout_ms
 from kafkaproc.runtime.lifecycle import InstanceState, Lifecycle
 from kafkaproc.runtime.messages import (
@@ -175,6 +176,7 @@ class Supervisor:
         # The classic protocol revokes everything before it assigns anything; the consumer protocol need not assign.
         self._between_assignments = False
         self._group_metadata = b""
+        self._purge: HandoffPurge | None = None
         self._end = OrderlyEnd(
             settings.shutdown_timeout_ms,
             self._lifecycle,
@@ -242,6 +244,9 @@ class Supervisor:
             self._threads.restart_due(now)
             self._apply_plan(now)
             self._settle()
+        if self._purge is not None and self._purge.is_due(now):
+            self._read_all_slots()
+            self._purge.advance(now, self._commits.ledger.committed_offsets())
         self._handovers.advance(now)
         self._commits.advance(now, prove=self._lease.withheld)
 
@@ -354,6 +359,8 @@ class Supervisor:
             self._end.fail(error)
             return
         self._facts = facts
+        if internal := self._sources.internal_topics:
+            self._purge = HandoffPurge(self._admin, internal, self._settings.repartition_purge_interval_ms)
         self._lease = Lease(lease_timeout_ms(self._settings, facts.limits), time.monotonic_ns())
         if not self._settings.exactly_once:
             self._commits.open(self._group.submit, time.monotonic_ns())

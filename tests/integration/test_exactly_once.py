@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from functools import partial
 
 import pytest
 from integration_support import WAIT_S, Flow, FlowFactory, Instance
@@ -41,6 +42,10 @@ def paced(flow: Flow, *settings: str, state: str = "state", call_ms: int = 20) -
     )
 
 
+def runs_another(instance: Instance, thread: int, pid: int) -> bool:
+    return instance.stream_thread_pids().get(thread, pid) != pid
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_i4_kill_9_of_a_stream_thread(flows: FlowFactory, seed: int) -> None:
     chance = random.Random(seed)
@@ -50,11 +55,8 @@ def test_i4_kill_9_of_a_stream_thread(flows: FlowFactory, seed: int) -> None:
         for _ in range(3):
             flow.wait_for_outputs(flow.distinct_count() + chance.randrange(300, 1_500))
             victim = chance.randrange(2)
-            pid = instance.stream_thread_pids()[victim]
-            instance.kill_stream_thread(victim)
-            instance.wait_until(
-                lambda: instance.stream_thread_pids().get(victim, pid) != pid, "it starts again"
-            )
+            killed = instance.kill_stream_thread(victim)
+            instance.wait_until(partial(runs_another, instance, victim, killed), "it starts again")
         flow.wait_for_outputs(flow.distinct_count() + 1_000)
     print(flow.finish(duplicate_max=0))
     assert len(instance.logged("to REBALANCING")) == 1, "a stream thread's death costs no rebalance"
