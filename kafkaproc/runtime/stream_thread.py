@@ -51,6 +51,7 @@ from kafkaproc.errors import (
 )
 from kafkaproc.runtime.app_loader import build_topology
 from kafkaproc.runtime.control import ControlChannel
+from kafkaproc.runtime.drain import DrainWatch
 from kafkaproc.runtime.io_workers import IoWorkers, Resources, close_resources
 from kafkaproc.runtime.messages import (
     OFFSET_EARLIEST,
@@ -147,6 +148,7 @@ class StreamThread:
         self._consumer: Any = None
         self._producer: Any = None
         self._transactions: Transactions | None = None
+        self._drain_watch = DrainWatch(self._settings, time.monotonic())
         self._ready = False
         self._aborted: set[str] = set()
         self._workers: IoWorkers | None = None
@@ -459,6 +461,7 @@ class StreamThread:
                 ),
             )
         self._loop.tasks.free_removed()
+        self._drain_watch.look(now / 1e9, self._loop.publisher.drain_s)
         self._report_clients()
         if self._worker_failure is not None and not self._failed:
             error = self._worker_failure
