@@ -123,6 +123,10 @@ cdef class Intake:
                 break
             partition.fetched_index += 1
             partition.changed = True
+            if partition.unplaced:
+                # Where it begins was nobody's word but the reset policy's: under `latest` the next start must not begin later.
+                partition.unplaced = False
+                partition.advanced = True
             partition.at_end = False
             partition.idle_since_ns = 0
             count += 1

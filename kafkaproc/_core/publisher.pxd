@@ -4,7 +4,6 @@
 from libc.stdint cimport int32_t, int64_t
 
 from kafkaproc._core.flow cimport Collector, Partition, Task
-from kafkaproc._core.rdkafka cimport rd_kafka_topic_partition_list_t
 from kafkaproc._core.segment cimport PartitionFields, ThreadSegment
 from kafkaproc._core.task_table cimport TaskTable
 from kafkaproc._core.transaction cimport Transaction
@@ -43,4 +42,4 @@ cdef class Publisher:
     cdef void _publish_staged(self) noexcept nogil
     cdef void _publish_transactional(self, int64_t now) noexcept nogil
     cdef bint _is_drained(self) noexcept nogil
-    cdef rd_kafka_topic_partition_list_t *_offsets(self) noexcept nogil
+    cdef void _gather_offsets(self) noexcept nogil

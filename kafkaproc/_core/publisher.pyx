@@ -29,8 +29,15 @@ from kafkaproc._core.offset_tracker cimport (
 from kafkaproc._core.rdkafka cimport api, rd_kafka_topic_partition_list_t, rd_kafka_topic_partition_t
 from kafkaproc._core.segment cimport METADATA_MAX, ThreadSegment, segment_publish_partition
 from kafkaproc._core.task_table cimport TaskHandle, TaskTable
-from kafkaproc._core.transaction cimport TRANSACTION_COMMITTED, TRANSACTION_OPEN, Transaction
+from kafkaproc._core.transaction cimport REQUESTS_MAX, TRANSACTION_COMMITTED, TRANSACTION_OPEN, Transaction
 
+from kafkaproc.limits import COMMIT_PARTITION_CHARS, COMMIT_REQUEST_MAX_CHARS, PARTITIONS_PER_THREAD_MAX
+
+
+cdef int64_t REQUEST_CHARS = COMMIT_REQUEST_MAX_CHARS
+cdef int64_t PARTITION_CHARS = COMMIT_PARTITION_CHARS
+
+assert REQUESTS_MAX > PARTITIONS_PER_THREAD_MAX // (COMMIT_REQUEST_MAX_CHARS // (METADATA_MAX + 1 + COMMIT_PARTITION_CHARS))
 
 cdef enum:
     DRAIN_HEADROOM_NS = 1_000_000_000    # of the transaction's time, for the commit itself
@@ -121,7 +128,6 @@ cdef class Publisher:
         self.published_number = self.snapshot_number
 
     cdef void _publish_transactional(self, int64_t now) noexcept nogil:
-        cdef rd_kafka_topic_partition_list_t *offsets
         cdef bint commit = self.wanted or now >= self.commit_due_ns
         if self.transaction.look() != TRANSACTION_OPEN:
             return
@@ -152,11 +158,11 @@ cdef class Publisher:
             self.holding = False
             self.drain_ns += now - self.holding_since_ns
         self.commit_due_ns = now + self.commit_interval_ns
-        offsets = self._offsets()
-        if offsets == NULL:
+        self._gather_offsets()
+        if self.transaction.request_count == 0:
             self._publish_staged()
         else:
-            self.transaction.commit(offsets)
+            self.transaction.commit()
 
     cdef bint _is_drained(self) noexcept nogil:
         """No record of a task that counts hangs on a call."""
@@ -167,29 +173,36 @@ cdef class Publisher:
             task = task.next
         return True
 
-    cdef rd_kafka_topic_partition_list_t *_offsets(self) noexcept nogil:
-        """The pairs of the snapshot that have changed, so one at least of each task with effects in the transaction. NULL: none."""
-        cdef rd_kafka_topic_partition_list_t *offsets = NULL
+    cdef void _gather_offsets(self) noexcept nogil:
+        """The pairs of the snapshot that have changed, so one at least of each task with effects in the transaction. A broker writes the
+        pairs of one request as one batch, which has a bound."""
+        cdef rd_kafka_topic_partition_list_t *request = NULL
         cdef rd_kafka_topic_partition_t *entry
         cdef Staged *staged
+        cdef int64_t used = 0
+        cdef int64_t size
         cdef int index
         for index in range(self.staged_count):
             staged = &self.staged[index]
             if not staged.advanced:
                 continue
-            if offsets == NULL:
-                offsets = api.topic_partition_list_new(self.staged_count)
-            entry = api.topic_partition_list_add(offsets, staged.partition.topic_name, staged.partition.partition)
+            size = staged.fields.metadata_length + 1
+            if request == NULL or used + size + PARTITION_CHARS > REQUEST_CHARS:
+                request = api.topic_partition_list_new(16)
+                self.transaction.requests[self.transaction.request_count] = request
+                self.transaction.request_count += 1
+                used = 0
+            used += size + PARTITION_CHARS
+            entry = api.topic_partition_list_add(request, staged.partition.topic_name, staged.partition.partition)
             entry.offset = staged.fields.committable_offset
             # librdkafka frees it. With its NUL, as confluent-kafka commits it: whoever reads it back takes it for a C string.
-            entry.metadata = malloc(staged.fields.metadata_length + 1)
+            entry.metadata = malloc(size)
             if entry.metadata == NULL:
                 self.collector.no_memory = True
                 continue
-            memcpy(entry.metadata, staged.metadata, staged.fields.metadata_length)
-            (<char *>entry.metadata)[staged.fields.metadata_length] = 0
-            entry.metadata_size = staged.fields.metadata_length + 1
-        return offsets
+            memcpy(entry.metadata, staged.metadata, size - 1)
+            (<char *>entry.metadata)[size - 1] = 0
+            entry.metadata_size = size
 
     cdef void take_snapshot(self, bint with_advanced) noexcept nogil:
         """`with_advanced`: of all that has changed; else not of partitions whose complete offsets have."""

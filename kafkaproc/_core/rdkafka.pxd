@@ -25,6 +25,7 @@ cdef enum:
     ERR__MSG_TIMED_OUT = -192
     ERR__UNKNOWN_PARTITION = -190
     ERR__UNKNOWN_TOPIC = -188
+    ERR__TRANSPORT = -195
     ERR__ALL_BROKERS_DOWN = -187
     ERR__TIMED_OUT = -185
     ERR__QUEUE_FULL = -184               # a result, not an error: pause intake, poll, try again

@@ -230,6 +230,7 @@ cdef class StreamLoop:
                     return BECAUSE_FAILURE
                 if self._opened():
                     self.awaits_open = False
+                    self.collector.transaction_error = 0         # of the one before, whose messages are all reported by now
                     return BECAUSE_OPENED
             if now >= self.next_check_ns:
                 self.next_check_ns = now + CHECK_INTERVAL_NS

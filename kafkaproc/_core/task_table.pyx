@@ -114,6 +114,7 @@ cdef class TaskTable:
             partition.epoch = start.epoch
             partition.stream_time_ms = start.stream_time_ms
             partition.log_end = -1
+            partition.unplaced = start.offset < 0
             memcpy(partition.topic_id, <const char *>(<bytes>start.topic_id), 16)
             partition.ready = True
             partition.changed = True

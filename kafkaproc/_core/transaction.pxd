@@ -9,6 +9,7 @@ from kafkaproc._core.ring cimport Wakeup
 
 cdef enum:
     GROUP_METADATA_MAX = 1024            # group, member and instance ids of up to 255 characters each
+    REQUESTS_MAX = 64                    # for the pairs of all partition slots, COMMIT_REQUEST_MAX_CHARS each
 
 cdef enum TransactionState:
     TRANSACTION_CLOSED = 0               # not initialised yet, or given up: nothing may be produced
@@ -36,7 +37,8 @@ cdef class Transaction:
     cdef size_t group_metadata_size      # 0: none, nothing may be committed
     cdef char doom[512]                       # why the open transaction must not be committed; empty: it may
     # The job's.
-    cdef rd_kafka_topic_partition_list_t *offsets
+    cdef rd_kafka_topic_partition_list_t *requests[REQUESTS_MAX]     # the pairs to commit
+    cdef int request_count
     cdef char job_metadata[GROUP_METADATA_MAX]
     cdef size_t job_metadata_size
     cdef int64_t job_since_ns
@@ -50,14 +52,16 @@ cdef class Transaction:
     cdef int64_t commit_ns               # all their time
     cdef TransactionState look(self) noexcept nogil
     cdef void settle(self, TransactionState state) noexcept nogil
-    cdef void commit(self, rd_kafka_topic_partition_list_t *offsets) noexcept nogil
+    cdef void commit(self) noexcept nogil
     cdef void fail(self, int code, const char *text) noexcept nogil
     cdef void _hand_over(self, TransactionJob job) noexcept nogil
     cdef void _wake(self) noexcept nogil
     cdef void _do(self) noexcept nogil
     cdef bint _initialise(self) noexcept nogil
     cdef bint _commit(self) noexcept nogil
+    cdef bint _send_offsets(self) noexcept nogil
     cdef bint _abort(self) noexcept nogil
     cdef bint _begin(self) noexcept nogil
     cdef bint _goes_on(self, rd_kafka_error_t *error, int64_t until_ns) noexcept nogil
     cdef bint _failed(self, rd_kafka_error_t *error, bint needs_producer) noexcept nogil
+    cdef void _note_failure(self, rd_kafka_error_t *error, bint needs_producer) noexcept nogil

@@ -26,10 +26,13 @@ from posix.unistd cimport read, write
 from kafkaproc._core.clock cimport monotonic_ns
 from kafkaproc._core.native_producer cimport NativeProducer
 from kafkaproc._core.rdkafka cimport (
+    ERR_TOPIC_AUTHORIZATION_FAILED,
+    ERR__STATE,
+    ERR__TIMED_OUT,
+    ERR__TRANSPORT,
     api,
     rd_kafka_consumer_group_metadata_t,
     rd_kafka_error_t,
-    rd_kafka_topic_partition_list_t,
     take_error,
 )
 from kafkaproc._core.ring cimport wakeup_signal
@@ -51,6 +54,8 @@ cdef enum:
     CALL_MS = 500                        # of each blocking call, between two looks at `stopping`
 
 cdef enum:
+    ERR_OFFSET_METADATA_TOO_LARGE = 12
+    ERR_INVALID_COMMIT_OFFSET_SIZE = 28
     ERR_INVALID_TRANSACTION_TIMEOUT = 50
     ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED = 53
     ERR_GROUP_AUTHORIZATION_FAILED = 30
@@ -91,7 +96,7 @@ cdef class Transaction:
         self._hand_over(JOB_ABORT)
 
     def stop(self):
-        """The committing thread ends, CALL_MS from now at the latest, whatever it is at."""
+        """The committing thread ends at its next chance: CALL_MS from now, or when the coordinator has answered about offsets."""
         kp_store_release(<int *>&self.stopping, 1)
         self._wake()
 
@@ -135,19 +140,23 @@ cdef class Transaction:
     cdef void settle(self, TransactionState state) noexcept nogil:
         kp_store_release(<int *>&self.state, state)
 
-    cdef void commit(self, rd_kafka_topic_partition_list_t *offsets) noexcept nogil:
-        """Takes `offsets`. The group metadata is that of now: what is in the transaction was done under no older assignment than it says."""
-        self.offsets = offsets
+    cdef void commit(self) noexcept nogil:
+        """Of `requests`. The group metadata is that of now: what is in the transaction was done under no older assignment than it says."""
         memcpy(self.job_metadata, self.group_metadata, self.group_metadata_size)
         self.job_metadata_size = self.group_metadata_size
         self._hand_over(JOB_COMMIT)
 
     cdef void fail(self, int code, const char *text) noexcept nogil:
-        """The loop found that the open transaction cannot be committed."""
-        self.failure_code = code
-        self.failure_final = is_final(code)
-        strncpy(self.failure_text, text, sizeof(self.failure_text) - 1)
-        self.needs_producer = api.fatal_error(self.rk, self.failure_text, sizeof(self.failure_text)) != 0
+        """The loop found that the open transaction cannot be committed. What librdkafka has to say of it goes first."""
+        cdef rd_kafka_error_t *error = api.begin_transaction(self.rk)        # of one that is open it says just that
+        if error != NULL and api.error_code(error) != ERR__STATE:
+            self._note_failure(error, False)
+        else:
+            self.failure_code = code
+            self.failure_final = is_final(code)
+            self.needs_producer = error == NULL          # there was none: what was produced went nowhere
+            strncpy(self.failure_text, text, sizeof(self.failure_text) - 1)
+            take_error(error)
         self.abort_count += 1
         self.settle(TRANSACTION_FAILED)
 
@@ -183,8 +192,9 @@ cdef class Transaction:
         cdef bint done
         if self.job == JOB_COMMIT:
             done = self._commit()
-            api.topic_partition_list_destroy(self.offsets)
-            self.offsets = NULL
+            while self.request_count > 0:
+                self.request_count -= 1
+                api.topic_partition_list_destroy(self.requests[self.request_count])
             if done and self._begin():
                 self.commit_count += 1
                 self.commit_ns += monotonic_ns() - self.job_since_ns
@@ -212,33 +222,36 @@ cdef class Transaction:
 
     cdef bint _commit(self) noexcept nogil:
         """The offsets join the transaction, then it is committed, which first waits for the delivery of all that was produced."""
-        cdef rd_kafka_consumer_group_metadata_t *group = NULL
         cdef rd_kafka_error_t *error
-        cdef int64_t until_ns = self.job_since_ns + self.timeout_ns
         cdef bint timed_out = False
-        error = api.consumer_group_metadata_read(&group, self.job_metadata, self.job_metadata_size)
-        if error != NULL:
-            return self._failed(error, False)
-        while True:
-            error = api.send_offsets_to_transaction(self.rk, self.offsets, group, CALL_MS)
-            if error == NULL:
-                break
-            if not self._goes_on(error, until_ns):
-                api.consumer_group_metadata_destroy(group)
-                # A request that timed out may still arrive, and would then be the next transaction's under the same epoch.
-                return self._failed(error, timed_out)
-            timed_out = True
-            api.error_destroy(error)
-        api.consumer_group_metadata_destroy(group)
+        if not self._send_offsets():
+            return False
         while True:
             error = api.commit_transaction(self.rk, CALL_MS)
             if error == NULL:
                 return True
-            if not self._goes_on(error, until_ns):
+            if not self._goes_on(error, self.job_since_ns + self.timeout_ns):
                 # One that did not end cannot be aborted either: a new producer finds out what became of it.
                 return self._failed(error, timed_out or api.error_is_retriable(error))
             timed_out = True
             api.error_destroy(error)
+
+    cdef bint _send_offsets(self) noexcept nogil:
+        """This call cannot be resumed: librdkafka makes of a retry that comes too late a reason to abort. So it gets all the time there is."""
+        cdef rd_kafka_consumer_group_metadata_t *group = NULL
+        cdef rd_kafka_error_t *error
+        cdef int64_t left_ms
+        cdef int index
+        error = api.consumer_group_metadata_read(&group, self.job_metadata, self.job_metadata_size)
+        if error != NULL:
+            return self._failed(error, False)
+        for index in range(self.request_count):
+            left_ms = max(CALL_MS, (self.job_since_ns + self.timeout_ns - monotonic_ns()) // 1_000_000)
+            error = api.send_offsets_to_transaction(self.rk, self.requests[index], group, <int>left_ms)
+            if error != NULL:
+                break
+        api.consumer_group_metadata_destroy(group)
+        return True if error == NULL else self._failed(error, False)
 
     cdef bint _abort(self) noexcept nogil:
         cdef rd_kafka_error_t *error
@@ -262,16 +275,23 @@ cdef class Transaction:
 
     cdef bint _failed(self, rd_kafka_error_t *error, bint needs_producer) noexcept nogil:
         """Takes the error. False."""
+        self._note_failure(error, needs_producer)
+        return False
+
+    cdef void _note_failure(self, rd_kafka_error_t *error, bint needs_producer) noexcept nogil:
+        """Takes the error. A request that timed out may still arrive, and would then be the next transaction's under the same epoch."""
         self.failure_code = api.error_code(error)
         self.failure_final = is_final(self.failure_code)
-        self.needs_producer = needs_producer or api.error_is_fatal(error) or not api.error_txn_requires_abort(error)
+        self.needs_producer = (
+            needs_producer or self.failure_code in (ERR__TIMED_OUT, ERR__TRANSPORT) or api.error_is_fatal(error)
+            or not api.error_txn_requires_abort(error))
         strncpy(self.failure_text, api.error_string(error), sizeof(self.failure_text) - 1)
         api.error_destroy(error)
-        return False
 
 
 cdef bint is_final(int code) noexcept nogil:
     """What no other producer and no other transaction mends."""
     return code in (
+        ERR_TOPIC_AUTHORIZATION_FAILED, ERR_OFFSET_METADATA_TOO_LARGE, ERR_INVALID_COMMIT_OFFSET_SIZE,
         ERR_GROUP_AUTHORIZATION_FAILED, ERR_CLUSTER_AUTHORIZATION_FAILED, ERR_INVALID_TRANSACTION_TIMEOUT,
         ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED, ERR__UNSUPPORTED_FEATURE, ERR__AUTHENTICATION)

@@ -220,8 +220,8 @@ class Admin:
     def broker_limits(self) -> BrokerLimits:
         """Limits that commits and the membership live under.
 
-        Defaults stand in where the broker does not say, or not to us: a cluster with a lower limit then refuses
-        single commits, which the supervisor repeats without metadata.
+        Defaults stand in where the broker does not say, or not to us. A cluster with a lower limit then refuses
+        single commits: at-least-once repeats them without metadata, exactly-once ends with a word on it.
         """
         metadata = self._metadata()
         if _is_mock(metadata):

@@ -87,6 +87,8 @@ class OffsetsFetched:
     """The answer to `refetch`: where these stand now, no transaction being open that moves them."""
 
     pairs: dict[TopicPartition, OffsetPair | None]
+    numbers: dict[TopicPartition, int]
+    """As given to `refetch`."""
 
 
 @dataclass(frozen=True)
@@ -176,8 +178,8 @@ class GroupMembership:
         self._answer_timeout_s = answer_timeout_s
         self._held: set[TopicPartition] = set()
         self._unprepared: set[TopicPartition] = set()
-        self._refetches: queue.SimpleQueue[frozenset[TopicPartition]] = queue.SimpleQueue()
-        self._refetched: set[TopicPartition] = set()
+        self._refetches: queue.SimpleQueue[Mapping[TopicPartition, int]] = queue.SimpleQueue()
+        self._refetched: dict[TopicPartition, int] = {}
         self._metadata = b""
         self._metadata_changed = False
         self._prepare_again_at = 0.0
@@ -212,9 +214,9 @@ class GroupMembership:
         """
         self._requests.put(_Request(self._known_revision, pairs))
 
-    def refetch(self, partitions: frozenset[TopicPartition]) -> None:
-        """Asks for their committed offsets again; OffsetsFetched is posted, for those that are held by then."""
-        self._refetches.put(partitions)
+    def refetch(self, numbers: Mapping[TopicPartition, int]) -> None:
+        """Asks for committed offsets again; OffsetsFetched has them, with these numbers, of what is held then."""
+        self._refetches.put(numbers)
 
     def close(self, timeout_s: float) -> bool:
         """Leaves the group; everything that is to be committed has been. False where that takes longer."""
@@ -236,7 +238,8 @@ class GroupMembership:
                 self._start_commit()
                 now = time.monotonic()
                 while not self._refetches.empty():
-                    self._refetched |= self._refetches.get() & self._held
+                    numbers = self._refetches.get()
+                    self._refetched |= {each: numbers[each] for each in numbers if each in self._held}
                 if (self._unprepared or self._refetched) and now >= self._prepare_again_at:
                     self._prepare()
                 if now >= self._look_again_at:
@@ -278,8 +281,8 @@ class GroupMembership:
 
     def _prepare(self) -> None:
         """Asks where partitions stand. Those of the last assignments are the supervisor's only then."""
-        new, again = set(self._unprepared), set(self._refetched)
-        wanted = new | again
+        new, again = set(self._unprepared), dict(self._refetched)
+        wanted = new | again.keys()
         try:
             topics = self._admin.topics(self._sources.resolve(self._topics | {each.topic for each in wanted}))
             self._sources.check_exist(topics)
@@ -294,12 +297,12 @@ class GroupMembership:
             return
         self._complain_at = 0.0
         self._unprepared -= new
-        self._refetched -= again
+        self._refetched = {}
         self._note_ids(topics)
         if new:
             self._post(PartitionsAssigned({each: pairs[each] for each in new}, topics))
         if again:
-            self._post(OffsetsFetched({each: pairs[each] for each in again}))
+            self._post(OffsetsFetched({each: pairs[each] for each in again}, again))
 
     def _look_at_topics(self) -> None:
         """New topics that a pattern matches, topics that are gone, and those that are not the same any more.
@@ -410,7 +413,8 @@ class GroupMembership:
     def _forget(self, partitions: frozenset[TopicPartition]) -> None:
         self._held -= partitions
         self._unprepared -= partitions
-        self._refetched -= partitions
+        for partition in partitions:
+            self._refetched.pop(partition, None)
 
     def on_lost(self, partitions: frozenset[TopicPartition]) -> None:
         self._forget(partitions)

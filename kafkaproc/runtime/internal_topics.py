@@ -107,13 +107,13 @@ def _check_not_larger(needed: Mapping[str, int], there: Mapping[str, int]) -> No
             )
 
 
-def warn_of_leftovers(
+def check_leftovers(
     admin: Admin, application_id: str, existing: Collection[str], internal_topics: Collection[str]
 ) -> None:
-    """Says which hand-off topics hold records that this topology no longer reads.
+    """Raises TopicError where hand-off topics hold records that this topology would never read; BrokerError.
 
-    Their stage was renamed, or no longer needs a cut, as under another guarantee or commit mode: what was handed off
-    and not yet processed would be forgotten in silence. Raises BrokerError.
+    Their stage was renamed, or no longer needs a cut, as under another guarantee or commit mode. The records that they
+    came of are committed: what was handed off and not yet processed would be lost.
     """
     named = {
         name for name in existing if name.startswith(f"{application_id}-") and name.endswith(HANDOFF_SUFFIX)
@@ -126,13 +126,12 @@ def warn_of_leftovers(
         each: pair.offset for each, pair in admin.committed(application_id).items() if each.topic in left
     }
     for partition, end_offset in sorted(admin.end_offsets(committed).items()):
-        if end_offset > committed[partition]:
-            log.warning(
-                "%s: up to %d record(s) were handed off to a stage that this topology, under these settings, does not "
-                "have, and will not be processed. Start as before until `kafkaproc lag` shows none, or delete the "
-                "topic to give them up",
-                partition,
-                end_offset - committed[partition],
+        # One offset is left where all is done: the marker of the transaction that handed the last record off.
+        if (count := end_offset - committed[partition]) > 1:
+            raise TopicError(
+                f"{partition}: up to {count} record(s) were handed off to a stage that this topology, under these "
+                "settings, does not have, and would not be processed. Start as before until `kafkaproc lag` shows "
+                f"none, or give them up by deleting the topic (kafka-topics.sh --delete --topic {partition.topic})"
             )
 
 

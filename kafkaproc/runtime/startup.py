@@ -15,7 +15,7 @@ from kafkaproc.clients.partitions import BrokerLimits, TopicInfo
 from kafkaproc.errors import TopicError
 from kafkaproc.runtime.assignment import Sources
 from kafkaproc.runtime.identity import InstanceDirectory, transactional_id
-from kafkaproc.runtime.internal_topics import ensure_internal_topics, warn_of_leftovers
+from kafkaproc.runtime.internal_topics import check_leftovers, ensure_internal_topics
 from kafkaproc.settings import Settings
 from kafkaproc.topology.nodes import SinkNode
 from kafkaproc.topology.topology import Topology
@@ -40,7 +40,7 @@ def check_cluster(admin: Admin, topology: Topology, sources: Sources, settings: 
     existing = admin.topic_names() | sources.internal_topics
     sources.check_exist(existing)
     _check_sinks(topology, existing)
-    warn_of_leftovers(admin, settings.application_id, existing, sources.internal_topics)
+    check_leftovers(admin, settings.application_id, existing, sources.internal_topics)
     if sources.internal_topics:
         ensure_internal_topics(admin, sources, existing, settings.replication_factor)
     return ClusterFacts(admin.topics(sources.resolve(existing)), admin.broker_limits())

@@ -388,6 +388,7 @@ class StreamThread:
                     where,
                     offset,
                 )
+            self._check_set_fits(tracker, where)
         if offset < 0:
             tracker.start(-1)
         self._name_topic(partition)
@@ -404,6 +405,14 @@ class StreamThread:
             stream_time_ms=stream_time_ms,
             epoch=start.epoch,
         )
+
+    def _check_set_fits(self, tracker: OffsetTracker, where: str) -> None:
+        """A set that was written under a higher limit could not be carried on, and what it covers not be forgotten."""
+        if self._settings.exactly_once and tracker.encode(None, -1) is None:
+            raise BrokerError(
+                f"the completed set of {where} was committed when brokers took more metadata than the "
+                f"{self._start.metadata_budget} characters that offset.metadata.max.bytes allows now: raise it again"
+            )
 
     def _name_topic(self, partition: PartitionStart) -> None:
         while len(self._topics) <= partition.topic_index:
@@ -471,13 +480,22 @@ class StreamThread:
         for task_id in closing.task_ids:
             if task_id not in self._tasks:
                 continue
-            if self._transactions is not None and self._loop.publisher.is_uncommitted(task_id):
-                # Its effects are in the transaction, and its offsets can no longer be.
-                self._transactions.transaction.give_up("a task was closed before what it had done was committed")
+            if self._transactions is not None and self._has_effects(task_id):
+                # They are in the transaction, and their offsets can no longer be.
+                self._transactions.transaction.give_up(
+                    "a task was closed before what it had done was committed"
+                )
             self._drop_task(task_id)
         if self._workers is not None:
             self._workers.cancel_fenced()
         self._channel.send(TasksClosed(closing.task_ids, drained))
+
+    def _has_effects(self, task_id: str) -> bool:
+        """Whether the transaction that is open may hold some of this task's."""
+        drains = self._settings.commit_mode == "drain"  # then also those of records with calls under way
+        return self._loop.publisher.is_uncommitted(task_id) or (
+            drains and self._loop.tasks.open_events(task_id) > 0
+        )
 
     def _drop_task(self, task_id: str) -> None:
         self._loop.fence(task_id)
@@ -531,7 +549,6 @@ class StreamThread:
         log.log(
             level, "a transaction was given up, %d task(s) start anew: %s", len(self._tasks), failure.text
         )
-        self._abort_backoff.note(time.monotonic_ns(), self._transactions.transaction.counts[0])
         self._aborted.update(self._tasks)
         for closing in self._closings:
             closing.drained = False
@@ -542,6 +559,7 @@ class StreamThread:
             self._workers.cancel_fenced()
         self._loop.drop_effects()
         try:
+            self._abort_backoff.note(time.monotonic_ns(), self._transactions.transaction.counts[0], failure)
             self._transactions.recover(failure, self._use_producer)
         except BrokerError as error:
             self._fail_thread(type(error).__name__, str(error), exit_code=error.exit_code)

@@ -479,10 +479,10 @@ class Supervisor:
             self._group.refetch(awaited)
 
     def _on_offsets_fetched(self, event: OffsetsFetched) -> None:
-        held = {each: pair for each, pair in event.pairs.items() if each in self._board.held}
-        for partition, pair in held.items():
+        for partition in self._board.offsets_known(event.numbers):
+            # Where nothing is committed it had yet begun somewhere: `latest` is later by now.
+            pair = event.pairs[partition] or self._commits.ledger.position(partition)
             self._commits.ledger.hold(partition, pair)
-        self._board.offsets_known(held)
 
     def _send_group_metadata(self, thread: StreamThreadProcess) -> None:
         """Behind every CloseTasks that the membership it stands for has brought: see messages.GroupMetadata."""
@@ -496,9 +496,9 @@ class Supervisor:
         self._read_slots(thread, tasks)
         if self._settings.exactly_once:
             # Not before its successor has fenced it: until then its last transaction may still be committed.
-            thread.interrupted |= self._board.await_offsets(
-                each for task in tasks for each in task.partitions
-            )
+            interrupted = [each for task in tasks for each in task.partitions]
+            self._board.await_offsets(interrupted)
+            thread.interrupted |= frozenset(interrupted)
         self._commits.hurry(now)
         if tasks or not self._lifecycle.ending or (status != 0 and self._facts is not None):
             assert thread.segment is not None

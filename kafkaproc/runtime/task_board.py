@@ -80,7 +80,8 @@ class TaskBoard:
         self._partition_counts: dict[str, int] = {}
         self._up: set[int] = set()
         self._where: dict[TaskId, int] = {}
-        self._awaiting: set[TopicPartition] = set()
+        self._awaiting: dict[TopicPartition, int] = {}
+        self._await_number = 0
         self._epoch = 0
         self._waiting = False
         self.version = 0
@@ -100,18 +101,24 @@ class TaskBoard:
         gone = set(partitions)
         for partition in gone:
             self._held.pop(partition, None)
-        self._awaiting -= gone
+        for partition in gone:
+            self._awaiting.pop(partition, None)
         self.version += 1
         return [task for task in self.placed.values() if task.partitions & gone]
 
-    def await_offsets(self, partitions: Iterable[TopicPartition]) -> frozenset[TopicPartition]:
-        """Tasks of these do not start before `offsets_known`; returns those of them that are held."""
-        awaited = frozenset(partition for partition in partitions if partition in self._held)
+    def await_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """Tasks of these do not start before `offsets_known`; returns those that are held, with a number each."""
+        self._await_number += 1
+        awaited = {partition: self._await_number for partition in partitions if partition in self._held}
         self._awaiting |= awaited
         return awaited
 
-    def offsets_known(self, partitions: Iterable[TopicPartition]) -> None:
-        self._awaiting.difference_update(partitions)
+    def offsets_known(self, numbers: Mapping[TopicPartition, int]) -> list[TopicPartition]:
+        """Answers to `await_offsets`; returns those that are not overtaken by a later call."""
+        known = [each for each, number in numbers.items() if self._awaiting.get(each) == number]
+        for partition in known:
+            del self._awaiting[partition]
+        return known
 
     def thread_up(self, thread: int) -> None:
         """Its process can be told to start tasks."""
@@ -156,7 +163,7 @@ class TaskBoard:
         starts: dict[int, list[PlacedTask]] = {}
         for task_id, partitions in wanted.items():
             thread = where[task_id]
-            if task_id not in self.placed and thread in self._up and not partitions & self._awaiting:
+            if task_id not in self.placed and thread in self._up and not partitions & self._awaiting.keys():
                 self._epoch += 1
                 task = PlacedTask(task_id, thread, partitions, self._epoch)
                 self.placed[task_id] = task

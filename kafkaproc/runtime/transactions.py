@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -27,6 +28,45 @@ log = logging.getLogger("kafkaproc.stream_thread")
 BACKOFF_MIN_NS: Final = 100_000_000
 BACKOFF_MAX_NS: Final = 5_000_000_000
 
+FAILURES_MAX: Final = 20
+"""In a row, for reasons that time does not mend, as far as anybody knows."""
+
+_MENDED_BY_TIME: Final = frozenset(
+    {
+        "",  # our own: partitions were lost, calls took too long
+        "_TIMED_OUT",
+        "_MSG_TIMED_OUT",
+        "_TRANSPORT",
+        "_ALL_BROKERS_DOWN",
+        "_STATE",
+        "_FENCED",
+        "_PURGE_QUEUE",
+        "_PURGE_INFLIGHT",
+        "_INCONSISTENT",
+        "COORDINATOR_LOAD_IN_PROGRESS",
+        "COORDINATOR_NOT_AVAILABLE",
+        "NOT_COORDINATOR",
+        "CONCURRENT_TRANSACTIONS",
+        "ILLEGAL_GENERATION",
+        "UNKNOWN_MEMBER_ID",
+        "FENCED_INSTANCE_ID",
+        "FENCED_MEMBER_EPOCH",
+        "STALE_MEMBER_EPOCH",
+        "REBALANCE_IN_PROGRESS",
+        "NOT_ENOUGH_REPLICAS",
+        "NOT_ENOUGH_REPLICAS_AFTER_APPEND",
+        "REQUEST_TIMED_OUT",
+        "INVALID_PRODUCER_EPOCH",
+        "PRODUCER_FENCED",
+    }
+)
+
+_FENCED: Final = frozenset({"_FENCED", "INVALID_PRODUCER_EPOCH", "PRODUCER_FENCED"})
+
+FENCED_MAX: Final = 10
+FENCED_WITHIN_NS: Final = 60_000_000_000
+"""So often in this time: not by a coordinator whose patience ended."""
+
 STOP_S: Final = 2.0
 """For the call that the committing thread is in; each lasts half a second."""
 
@@ -34,6 +74,12 @@ _MENDS: Final = {
     "TRANSACTIONAL_ID_AUTHORIZATION_FAILED": "grant WRITE and DESCRIBE on the transactional ids that start with {id}",
     "GROUP_AUTHORIZATION_FAILED": "grant READ on the consumer group that is named like the application_id",
     "CLUSTER_AUTHORIZATION_FAILED": "grant IDEMPOTENT_WRITE on the cluster",
+    "TOPIC_AUTHORIZATION_FAILED": "grant WRITE on the sink topics, and on {id}-…-handoff if there are such",
+    "OFFSET_METADATA_TOO_LARGE": (
+        "raise the broker's offset.metadata.max.bytes to 4096, its default, or grant DESCRIBE_CONFIGS on the cluster, "
+        "which tells this application what it is"
+    ),
+    "INVALID_COMMIT_OFFSET_SIZE": "raise the max.message.bytes of __consumer_offsets to 1 MiB, its default",
     "INVALID_TRANSACTION_TIMEOUT": (
         "transaction_timeout_ms = {timeout} is more than the broker's transaction.max.timeout.ms allows: lower it"
     ),
@@ -49,11 +95,26 @@ class AbortBackoff:
         self._until_ns = 0
         self._wait_ns = 0
         self._committed = -1
+        self._in_a_row = 0
+        self._fenced_at_ns: deque[int] = deque(maxlen=FENCED_MAX)
 
-    def note(self, now_ns: int, committed: int) -> None:
-        """A transaction has failed; `committed` is how many were committed before."""
+    def note(self, now_ns: int, committed: int, failure: TransactionFailure) -> None:
+        """A transaction has failed; `committed` is how many were committed before. Raises BrokerError where there is
+        no hope for the next one."""
         if committed != self._committed:
-            self._committed, self._wait_ns = committed, 0
+            self._committed, self._wait_ns, self._in_a_row = committed, 0, 0
+        self._in_a_row += failure.name not in _MENDED_BY_TIME
+        if self._in_a_row >= FAILURES_MAX:
+            raise BrokerError(
+                f"{self._in_a_row} transactions in a row came to nothing: {failure.text} [{failure.name}]"
+            )
+        if failure.name in _FENCED:
+            self._fenced_at_ns.append(now_ns)
+            if len(self._fenced_at_ns) == FENCED_MAX and now_ns - self._fenced_at_ns[0] < FENCED_WITHIN_NS:
+                raise BrokerError(
+                    f"fenced {FENCED_MAX} times within a minute: another instance runs under this one's identity. Was "
+                    "its state directory copied? Delete the file instance-id in one of the two"
+                )
         self._until_ns = now_ns + self._wait_ns
         self._wait_ns = min(max(2 * self._wait_ns, BACKOFF_MIN_NS), BACKOFF_MAX_NS)
 
@@ -80,6 +141,10 @@ class Transactions:
             "transactional.id": transactional_id,
             "transaction.timeout.ms": str(settings.transaction_timeout_ms),
         }
+        # An output for a topic that is not there must be refused before its transaction is too old to tell why.
+        self._conf.setdefault(
+            "topic.metadata.propagation.max.ms", str(min(30_000, settings.transaction_timeout_ms // 2))
+        )
         self._records_fd = records_fd
         self._job_fd = os.eventfd(0, os.EFD_CLOEXEC)
         self.transaction = Transaction(
