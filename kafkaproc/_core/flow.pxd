@@ -46,7 +46,7 @@ cdef struct Partition:
     bint changed                         # since the last snapshot
     bint advanced                        # likewise, in what is to be committed: offsets became complete
     const char *topic_name               # borrowed
-    bint unplaced                        # it was opened without an offset, and nothing of it was taken yet
+    bint unplaced                        # where it begins is in no commit of ours, and nothing of it was taken yet
     int64_t stream_time_ms
     int64_t log_end
     int64_t idle_since_ns                # when it was last seen empty at the end of the log, 0 otherwise

@@ -202,7 +202,8 @@ cdef class Intake:
             if message.err == ERR__PARTITION_EOF:
                 partition.at_end = True
                 partition.log_end = message.offset
-                partition.advanced |= tracker_position(partition.tracker) != message.offset
+                partition.advanced |= partition.unplaced or tracker_position(partition.tracker) != message.offset
+                partition.unplaced = False
                 if tracker_advance(partition.tracker, message.offset) == TRACKER_NO_MEMORY:
                     self.collector.no_memory = True
                 partition.changed = True

@@ -19,6 +19,7 @@ class PartitionOpening:
         topic_id: bytes,
         stream_time_ms: int,
         epoch: int,
+        unplaced: bool,
     ) -> None: ...
 
 class TaskTable:

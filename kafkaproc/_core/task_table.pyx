@@ -114,7 +114,7 @@ cdef class TaskTable:
             partition.epoch = start.epoch
             partition.stream_time_ms = start.stream_time_ms
             partition.log_end = -1
-            partition.unplaced = start.offset < 0
+            partition.unplaced = start.unplaced
             memcpy(partition.topic_id, <const char *>(<bytes>start.topic_id), 16)
             partition.ready = True
             partition.changed = True
@@ -199,10 +199,10 @@ class PartitionOpening:
     """Where and how one partition of a task begins: see TaskTable.open."""
 
     __slots__ = ("topic", "partition", "topic_index", "slot", "source_index", "offset", "leader_epoch", "tracker", "topic_id",
-                 "stream_time_ms", "epoch")
+                 "stream_time_ms", "epoch", "unplaced")
 
     def __init__(self, *, topic, partition, topic_index, slot, source_index, offset, leader_epoch, tracker, topic_id, stream_time_ms,
-                 epoch):
+                 epoch, unplaced):
         self.topic = topic
         self.partition = partition
         self.topic_index = topic_index
@@ -214,3 +214,4 @@ class PartitionOpening:
         self.topic_id = topic_id
         self.stream_time_ms = stream_time_ms
         self.epoch = epoch
+        self.unplaced = unplaced

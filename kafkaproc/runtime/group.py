@@ -58,6 +58,8 @@ class PartitionsAssigned:
 
     partitions: dict[TopicPartition, OffsetPair | None]
     topics: dict[str, TopicInfo]
+    ends: dict[TopicPartition, int]
+    """Where the logs end of those that begin there: nothing is committed, and the reset policy is `latest`."""
 
 
 @dataclass(frozen=True)
@@ -287,6 +289,8 @@ class GroupMembership:
             topics = self._admin.topics(self._sources.resolve(self._topics | {each.topic for each in wanted}))
             self._sources.check_exist(topics)
             pairs = self._consumer.committed(wanted, FETCH_TIMEOUT_S)
+            begin_at_end = [each for each in new if pairs[each] is None and self._is_latest(each.topic)]
+            ends = self._admin.end_offsets(begin_at_end)
         except BrokerError as error:
             now = time.monotonic()
             self._prepare_again_at = now + FETCH_RETRY_S
@@ -300,9 +304,12 @@ class GroupMembership:
         self._refetched = {}
         self._note_ids(topics)
         if new:
-            self._post(PartitionsAssigned({each: pairs[each] for each in new}, topics))
+            self._post(PartitionsAssigned({each: pairs[each] for each in new}, topics, ends))
         if again:
             self._post(OffsetsFetched({each: pairs[each] for each in again}, again))
+
+    def _is_latest(self, topic: str) -> bool:
+        return (self._sources.source_of(topic).offset_reset or self._settings.auto_offset_reset) == "latest"
 
     def _look_at_topics(self) -> None:
         """New topics that a pattern matches, topics that are gone, and those that are not the same any more.
@@ -400,7 +407,7 @@ class GroupMembership:
         self._unprepared |= partitions
         self._prepare_again_at = 0.0
         if not partitions:
-            self._post(PartitionsAssigned({}, {}))
+            self._post(PartitionsAssigned({}, {}, {}))
 
     def on_revoked(self, partitions: frozenset[TopicPartition]) -> None:
         self._forget(partitions)

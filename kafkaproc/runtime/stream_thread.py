@@ -404,6 +404,7 @@ class StreamThread:
             topic_id=partition.topic_id,
             stream_time_ms=stream_time_ms,
             epoch=start.epoch,
+            unplaced=offset < 0 or not partition.metadata,
         )
 
     def _check_set_fits(self, tracker: OffsetTracker, where: str) -> None:

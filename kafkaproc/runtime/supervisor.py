@@ -480,9 +480,7 @@ class Supervisor:
 
     def _on_offsets_fetched(self, event: OffsetsFetched) -> None:
         for partition in self._board.offsets_known(event.numbers):
-            # Where nothing is committed it had yet begun somewhere: `latest` is later by now.
-            pair = event.pairs[partition] or self._commits.ledger.position(partition)
-            self._commits.ledger.hold(partition, pair)
+            self._commits.ledger.hold(partition, event.pairs[partition])
 
     def _send_group_metadata(self, thread: StreamThreadProcess) -> None:
         """Behind every CloseTasks that the membership it stands for has brought: see messages.GroupMetadata."""

@@ -31,6 +31,7 @@ class TaskStarts:
         self._topics: dict[str, TopicInfo] = {}
         self._topic_indexes: dict[str, int] = {}
         self._recreated: set[str] = set()
+        self._latest: dict[TopicPartition, int] = {}
 
     @property
     def topic_names(self) -> list[str]:
@@ -67,6 +68,8 @@ class TaskStarts:
                     "auto_offset_reset is none. Commit an offset (kafka-consumer-groups.sh --reset-offsets), or set it "
                     "to earliest or latest"
                 )
+            # Once and for all while it is held: a start after a failure must not begin later than the first.
+            self._latest[partition] = event.ends.get(partition, OFFSET_LATEST)
             self._topic_indexes.setdefault(partition.topic, len(self._topic_indexes))
             self._ledger.hold(partition, pair)
         return held
@@ -95,7 +98,7 @@ class TaskStarts:
             )
         task.slots[partition] = slot
         latest = self._offset_reset(partition.topic) == "latest" and partition.topic not in self._recreated
-        nowhere = OffsetPair(OFFSET_LATEST if latest else OFFSET_EARLIEST)
+        nowhere = OffsetPair(self._latest.get(partition, OFFSET_LATEST) if latest else OFFSET_EARLIEST)
         pair = self._ledger.position(partition) or nowhere
         return PartitionStart(
             topic=partition.topic,

@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 from integration_support import WAIT_S, Flow, FlowFactory, Instance
@@ -96,6 +97,25 @@ def test_i4_i8_a_stream_thread_that_was_stopped_for_longer_than_its_transaction_
         os.kill(pid, signal.SIGCONT)
         flow.wait_for_outputs(flow.load.record_count)
     print(flow.finish(duplicate_max=0))
+    assert instance.terminate() == 0
+
+
+def test_i2_latest_is_where_a_task_began_and_not_where_it_begins_again(
+    flows: FlowFactory, tmp_path: Path
+) -> None:
+    """Nothing is complete, and so nothing might be committed, when the stream thread dies."""
+    flow = exactly_once_flow(flows, partitions=2, key_count=50)
+    gate = tmp_path / "gate"
+    latest = ("--set", "auto_offset_reset=latest")
+    instance = flow.start(*EXACTLY_ONCE, *latest, call_ms=0, hold_key="*", hold_until=gate)
+    instance.wait_until_running(2)
+    flow.load.produce(200)
+    instance.wait_until(lambda: instance.counter("in_flight") > 0, "calls are in flight")
+    killed = instance.kill_stream_thread()
+    instance.wait_until(partial(runs_another, instance, 0, killed), "it starts again")
+    gate.touch()
+    flow.load.produce(100)
+    flow.finish(duplicate_max=0)
     assert instance.terminate() == 0
 
 
