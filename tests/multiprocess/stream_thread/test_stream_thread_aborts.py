@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""I4: what becomes of a transaction that fails. There is one way back, to what is committed, and from there nothing is
+lost and nothing done twice; what cannot be mended ends the stream thread, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import pytest
+from stream_thread_support import Bench, Gate, StreamThreadRun, numbered
+from transaction_support import (
+    COORDINATOR_LOAD_IN_PROGRESS,
+    COORDINATOR_NOT_AVAILABLE,
+    EXACTLY_ONCE,
+    FENCED_INSTANCE_ID,
+    ILLEGAL_GENERATION,
+    INVALID_PRODUCER_EPOCH,
+    INVALID_TRANSACTION_TIMEOUT,
+    INVALID_TXN_STATE,
+    MSG_SIZE_TOO_LARGE,
+    NOT_COORDINATOR,
+    POLICY_VIOLATION,
+    PRODUCER_FENCED,
+    REQUESTS,
+    TRANSACTIONAL_ID,
+    TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    UNKNOWN_MEMBER_ID,
+    UNKNOWN_PRODUCER_ID,
+    Runs,
+    committed_offsets,
+    hang_commits,
+    quiet_topic,
+    runs,
+)
+
+from kafkaproc._core.mock_cluster import ApiKey
+from kafkaproc._core.native_producer import NativeProducer
+from kafkaproc.runtime.messages import Ready, TasksAborted, ThreadFailed
+from kafkaproc.runtime.transactions import Transactions
+
+UNKNOWN = -1
+FIRST, COUNT = 10, 20
+
+
+@pytest.fixture
+def producers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The transactional.id of each producer that was made, in order."""
+    made: list[str] = []
+    new_producer = Transactions._new_producer
+
+    def make(self: Transactions) -> NativeProducer:
+        made.append(self._conf["transactional.id"])
+        return new_producer(self)
+
+    monkeypatch.setattr(Transactions, "_new_producer", make)
+    yield made
+
+
+class Scene:
+    """FIRST records are committed; the next ones' transaction is to fail."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.source, self.sink = quiet_topic(bench), quiet_topic(bench)
+        self.calls = Runs()
+        self.app = self.calls.app(self.source, self.sink)
+
+    def begin(self, thread: StreamThreadRun) -> None:
+        self.bench.feed(self.source, numbered(f"k{number}" for number in range(FIRST)))
+        thread.join()
+        thread.assign()
+        thread.finish(self.source, FIRST)
+
+    def feed_the_rest(self) -> None:
+        self.bench.feed(self.source, numbered((f"k{n}" for n in range(FIRST, COUNT)), start=FIRST))
+
+    def aborted(self, thread: StreamThreadRun) -> None:
+        """And it was: everything that is not committed runs again, and nothing else does."""
+        assert thread.wait_for(TasksAborted).task_ids == ("0_0",)
+        committed = committed_offsets(thread, self.source, COUNT)
+        assert set(committed) >= set(range(FIRST))
+        before = self.calls.counts.copy()
+        thread.assign(committed=thread.committed(self.source))
+        thread.finish(self.source, COUNT)
+        again = self.calls.counts - before
+        assert again == dict.fromkeys(set(range(COUNT)) - set(committed), 1)
+        # A mock cluster shows what was aborted, too: of each record the last run is the one that counts.
+        written = runs(self.bench.log(self.sink))
+        assert {(number, self.calls.counts[number]) for number in range(COUNT)} <= set(written)
+        assert len(written) == len(set(written)), "no run has written twice"
+
+
+@pytest.fixture
+def scene(coordinated: Bench) -> Scene:
+    return Scene(coordinated)
+
+
+@pytest.mark.parametrize("error", [UNKNOWN, POLICY_VIOLATION, UNKNOWN_PRODUCER_ID])
+def test_i4_an_output_that_is_refused_aborts_and_all_of_it_runs_again(scene: Scene, error: int) -> None:
+    with scene.bench.run(scene.app, **EXACTLY_ONCE) as thread:
+        scene.begin(thread)
+        scene.bench.cluster.push_request_errors(ApiKey.PRODUCE, [error])
+        scene.feed_the_rest()
+        scene.aborted(thread)
+
+
+def test_i10_an_output_that_is_too_large_is_its_records_failure_and_no_loop_of_aborts(
+    scene: Scene, producers: list[str]
+) -> None:
+    with scene.bench.run(scene.app, **EXACTLY_ONCE) as thread:
+        scene.begin(thread)
+        scene.bench.cluster.push_request_errors(ApiKey.PRODUCE, [MSG_SIZE_TOO_LARGE])
+        scene.feed_the_rest()
+        failure = thread.failure()
+        assert f"{scene.sink}: Broker: Message size too large (record {scene.source}[0]@{FIRST}" in failure.text
+        thread.shutdown()
+        assert thread.replies == [Ready(thread.replies[0].pid)]  # type: ignore[union-attr]
+        assert committed_offsets(thread, scene.source, COUNT) == list(range(FIRST)), "nothing of it is committed"
+        assert producers == [TRANSACTIONAL_ID]
+
+
+@pytest.mark.parametrize("error", [ILLEGAL_GENERATION, UNKNOWN_MEMBER_ID, FENCED_INSTANCE_ID])
+def test_i4_a_stale_member_aborts_and_its_producer_stays(
+    scene: Scene, producers: list[str], error: int
+) -> None:
+    with scene.bench.run(scene.app, **EXACTLY_ONCE) as thread:
+        scene.begin(thread)
+        scene.bench.cluster.push_request_errors(ApiKey.TXN_OFFSET_COMMIT, [error])
+        scene.feed_the_rest()
+        scene.aborted(thread)
+        assert producers == [TRANSACTIONAL_ID]
+
+
+@pytest.mark.parametrize("request_", [ApiKey.ADD_OFFSETS_TO_TXN, ApiKey.END_TXN])
+@pytest.mark.parametrize("error", [INVALID_PRODUCER_EPOCH, PRODUCER_FENCED, INVALID_TXN_STATE])
+def test_i4_a_producer_that_is_fenced_or_out_of_step_is_replaced_under_the_same_id(
+    scene: Scene, producers: list[str], request_: ApiKey, error: int
+) -> None:
+    with scene.bench.run(scene.app, **EXACTLY_ONCE) as thread:
+        scene.begin(thread)
+        scene.bench.cluster.push_request_errors(request_, [error])
+        scene.feed_the_rest()
+        scene.aborted(thread)
+        assert producers == [TRANSACTIONAL_ID] * 2
+
+
+def test_i4_a_transaction_that_cannot_even_be_aborted_is_left_to_the_next_producer(
+    scene: Scene, producers: list[str]
+) -> None:
+    with scene.bench.run(scene.app, **EXACTLY_ONCE) as thread:
+        scene.begin(thread)
+        scene.bench.cluster.push_request_errors(ApiKey.TXN_OFFSET_COMMIT, [ILLEGAL_GENERATION])
+        scene.bench.cluster.push_request_errors(ApiKey.END_TXN, [PRODUCER_FENCED])
+        scene.feed_the_rest()
+        scene.aborted(thread)
+        assert producers == [TRANSACTIONAL_ID] * 2
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+@pytest.mark.parametrize(
+    "errors",
+    [
+        [NOT_COORDINATOR],
+        [COORDINATOR_LOAD_IN_PROGRESS] * 2,
+        [COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR],
+    ],
+)
+def test_a_coordinator_that_moves_costs_time_and_nothing_else(
+    scene: Scene, producers: list[str], request_: ApiKey, errors: list[int]
+) -> None:
+    with scene.bench.run(scene.app, **EXACTLY_ONCE) as thread:
+        scene.begin(thread)
+        scene.bench.cluster.push_request_errors(request_, errors)
+        scene.feed_the_rest()
+        thread.finish(scene.source, COUNT)
+        assert runs(scene.bench.log(scene.sink)) == [(number, 1) for number in range(COUNT)]
+        assert not any(isinstance(reply, TasksAborted) for reply in thread.replies)
+        assert producers == [TRANSACTIONAL_ID]
+
+
+def test_a_coordinator_that_has_moved_for_good_is_found(scene: Scene) -> None:
+    with scene.bench.run(scene.app, **EXACTLY_ONCE) as thread:
+        scene.begin(thread)
+        scene.bench.cluster.set_coordinator("transaction", TRANSACTIONAL_ID, 1)
+        scene.bench.cluster.set_coordinator("group", "test", 1)
+        scene.feed_the_rest()
+        thread.finish(scene.source, COUNT)
+        assert runs(scene.bench.log(scene.sink)) == [(number, 1) for number in range(COUNT)]
+
+
+def test_i4_a_coordinator_that_is_away_for_longer_than_the_transaction_may_take(
+    scene: Scene, producers: list[str]
+) -> None:
+    """Nobody knows what became of the commit: a new producer of the same id finds out, as soon as there is one to ask."""
+    with scene.bench.run(scene.app, **EXACTLY_ONCE, transaction_timeout_ms=1_100) as thread:
+        scene.bench.feed(scene.source, numbered(f"k{number}" for number in range(COUNT)))
+        thread.assign()
+        scene.bench.outputs(scene.sink, COUNT)
+        hang_commits(scene.bench, thread)
+        thread.until(lambda: len(producers) == 2)
+        thread.beats(2)
+        assert thread.completed(scene.source) == 0
+        assert not any(isinstance(reply, TasksAborted) for reply in thread.replies), "not before it is open again"
+        scene.bench.cluster.set_up()
+        assert thread.wait_for(TasksAborted).task_ids == ("0_0",)
+        thread.assign(committed=thread.committed(scene.source))
+        thread.finish(scene.source, COUNT)
+        assert producers == [TRANSACTIONAL_ID] * 2
+        expected = [(number, run) for number in range(COUNT) for run in (1, 2)]
+        assert runs(scene.bench.log(scene.sink)) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "mend"),
+    [
+        (
+            TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+            "grant WRITE and DESCRIBE on the transactional ids that start with test",
+        ),
+        (
+            INVALID_TRANSACTION_TIMEOUT,
+            "transaction_timeout_ms = 7000 is more than the broker's transaction.max.timeout.ms allows: lower it",
+        ),
+    ],
+)
+def test_what_no_other_transaction_mends_ends_the_thread_with_the_mend(
+    scene: Scene, error: int, mend: str
+) -> None:
+    scene.bench.cluster.push_request_errors(ApiKey.INIT_PRODUCER_ID, [error])
+    with scene.bench.run(scene.app, **EXACTLY_ONCE, transaction_timeout_ms=7_000) as thread:
+        failure = thread.failure()
+        assert isinstance(failure, ThreadFailed)
+        assert failure.text.endswith(mend)
+        assert not any(isinstance(reply, Ready) for reply in thread.replies)
+
+
+def test_i8_results_of_a_life_that_was_aborted_have_no_effect_and_their_keys_run_again(scene: Scene) -> None:
+    """A call that hangs over the abort ends in the middle of the next life of its task."""
+    bench, source, sink = scene.bench, scene.source, scene.sink
+    first, second = Gate(), Gate()
+    calls = Runs(lambda number, run: (first, second)[run - 1] if number == 0 else None)
+    with bench.run(calls.app(source, sink), **EXACTLY_ONCE) as thread:
+        thread.join()
+        thread.assign()
+        bench.cluster.push_request_errors(ApiKey.TXN_OFFSET_COMMIT, [ILLEGAL_GENERATION])
+        bench.feed(source, numbered(["hangs", "other"]))
+        thread.wait_for(TasksAborted)
+        thread.assign(committed=thread.committed(source))
+        thread.until(lambda: calls.counts == {0: 2, 1: 2})
+        first.open()
+        thread.until(lambda: committed_offsets(thread, source, 2) == [1] and len(thread.segment.in_flight()) == 1)
+        thread.beats(2)
+        assert committed_offsets(thread, source, 2) == [1]
+        second.open()
+        thread.finish(source, 2)
+        assert [each for each in runs(bench.log(sink)) if each[0] == 0] == [(0, 2)]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_i4_failure_upon_failure_loses_nothing(scene: Scene, producers: list[str], seed: int) -> None:
+    """Every request of a transaction fails now and then, the abort's and the new producer's included."""
+    lists: dict[ApiKey, Iterable[int]] = {
+        ApiKey.PRODUCE: [0, UNKNOWN, 0, 0, UNKNOWN],
+        ApiKey.ADD_PARTITIONS_TO_TXN: [0, NOT_COORDINATOR, PRODUCER_FENCED],
+        ApiKey.ADD_OFFSETS_TO_TXN: [INVALID_TXN_STATE, 0, 0, INVALID_PRODUCER_EPOCH],
+        ApiKey.TXN_OFFSET_COMMIT: [0, ILLEGAL_GENERATION, 0, UNKNOWN_MEMBER_ID],
+        ApiKey.END_TXN: [0, PRODUCER_FENCED, COORDINATOR_LOAD_IN_PROGRESS, 0, INVALID_TXN_STATE],
+    }
+    with scene.bench.run(scene.app, **EXACTLY_ONCE) as thread:
+        scene.begin(thread)
+        for request, errors in lists.items():
+            scene.bench.cluster.push_request_errors(request, list(errors)[seed:])
+        fed = FIRST
+        while fed < 10 * FIRST or len(producers) < 3:
+            keys = [f"k{number}" for number in range(fed, fed + FIRST)]
+            scene.bench.feed(scene.source, numbered(keys, start=fed))
+            fed += FIRST
+
+            def done() -> bool:
+                offsets = committed_offsets(thread, scene.source, fed)  # noqa: B023 - used at once
+                return offsets == list(range(fed))  # noqa: B023
+
+            while not done():
+                thread.until(lambda: done() or any(isinstance(each, TasksAborted) for each in thread.replies))
+                if not done():
+                    thread.wait_for(TasksAborted)
+                    thread.assign(committed=thread.committed(scene.source))
+        written = runs(scene.bench.log(scene.sink))
+        assert len(written) == len(set(written))
+        assert {(number, scene.calls.counts[number]) for number in range(fed)} <= set(written)
