@@ -109,7 +109,7 @@ def test_i4_what_completes_while_a_commit_is_under_way_is_in_the_next_transactio
         thread.assign(committed=thread.committed(source))
         thread.finish(source, 4)
         assert calls.counts == {0: 1, 1: 1, 2: 2, 3: 2}
-        assert {(2, 2), (3, 2)} <= set(runs(bench.outputs(sink, 6)))
+        assert {(2, 2), (3, 2)} <= set(runs(bench.log(sink)))
 
 
 def test_i4_the_loop_fetches_dispatches_and_collects_while_a_commit_is_under_way(coordinated: Bench) -> None:
