@@ -62,7 +62,7 @@ from kafkaproc.runtime.messages import (
     ThreadFailed,
 )
 
-DEADLINE_S: Final = 8.0
+DEADLINE_S: Final = 30.0
 HEARTBEAT_BOUND_S: Final = 10.0
 """A loop that turns stamps every 50 ms; this much allows for a machine that runs other things."""
 

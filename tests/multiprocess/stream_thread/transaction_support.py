@@ -68,8 +68,11 @@ def quiet_topic(bench: Bench, partitions: int = 1) -> str:
 class Runs:
     """A stage's function: it says how often it has run for a record, and waits where it is told to."""
 
-    def __init__(self, waits_at: Callable[[int, int], Gate | None] = lambda number, run: None) -> None:
+    def __init__(
+        self, waits_at: Callable[[int, int], Gate | None] = lambda number, run: None, *, large: int = -1
+    ) -> None:
         self._waits_at = waits_at
+        self._large = large
         self.counts: Counter[int] = Counter()
 
     async def __call__(self, value: Any) -> Any:
@@ -81,7 +84,8 @@ class Runs:
             await asyncio.sleep(0)
         else:
             await gate.wait()
-        return {"i": number, "run": run}
+        result = {"i": number, "run": run}
+        return result | {"filler": "x" * 100_000} if number == self._large else result
 
     def app(self, source: str, sink: str, **options: Any) -> kp.App:
         async def call(value: Any) -> Any:
