@@ -249,6 +249,7 @@ def test_i4_a_fetch_that_comes_too_late_is_none(scene: Scene) -> None:
     scene.happens(PartitionsLost(frozenset([PARTITIONS[0]]), 1))
     scene.happens(OffsetsFetched({PARTITIONS[0]: OffsetPair(8)}))
     assert scene.told() == []
+    assert scene.supervisor._commits.ledger.position(PARTITIONS[0]) is None
     scene.happens(PartitionsAssigned({PARTITIONS[0]: OffsetPair(30)}, TOPICS))
     assert starts(scene.told()) == [(0, "0_0", 30, "")]
 
@@ -272,7 +273,7 @@ def test_i4_group_metadata_goes_to_threads_that_can_use_it_when_there_is_some(sc
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_i4_group_metadata_comes_after_the_close_of_what_was_lost_for_it(scene: Scene, index: int) -> None:
-    """In one turn of the supervisor: a thread that has heard of a generation has dropped what went with the one before."""
+    """In one turn, too: a thread that has heard of a generation has dropped what went with the one before."""
     scene.run_tasks()
     scene.happens(PartitionsLost(frozenset([PARTITIONS[index]]), 1))
     scene.happens(GroupMetadataChanged(b"next"))
@@ -295,7 +296,7 @@ def test_i4_a_task_that_is_lost_while_it_is_being_closed_is_told_so_and_both_ans
     assert scene.told() == [(0, CloseTasks(("0_0",), 0))]
     scene.happens(PartitionsAssigned({PARTITIONS[0]: OffsetPair(30)}, TOPICS))
     scene.reply(scene.threads[0], TasksClosed(("0_0",), drained=False))
-    assert scene.told() == []
+    assert (scene.told(), scene.group.refetched) == ([], [])
     scene.reply(scene.threads[0], TasksClosed(("0_0",), drained=False))
     assert scene.told() == [], "and its offsets are fetched first"
     scene.happens(OffsetsFetched({PARTITIONS[0]: OffsetPair(31)}))

@@ -214,7 +214,8 @@ class _Reader:
     def __init__(self, bootstrap_servers: str, topic: str, partitions: int) -> None:
         self._topic = topic
         self._records: list[list[Record]] = [[] for _ in range(partitions)]
-        self._ends = [0] * partitions  # as the reader has come to them: a transaction's end takes an offset, too
+        # As the reader has come to them: the end of a transaction takes an offset, too.
+        self._ends = [0] * partitions
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap_servers,

@@ -120,7 +120,7 @@ def test_i4_an_output_that_is_refused_aborts_and_all_of_it_runs_again(scene: Sce
     with scene.bench.run(scene.app, **EXACTLY_ONCE) as thread:
         scene.begin(thread)
         scene.end_calls(PRODUCE=[error])
-        # An abort drops what was queued; librdkafka may then fail the next transaction, too: "skipped sequence numbers".
+        # An abort drops what was queued, and librdkafka may then fail the next transaction: "skipped sequence numbers".
         scene.aborted(thread, times=2)
 
 
@@ -131,10 +131,11 @@ def test_i10_an_output_that_is_too_large_is_its_records_failure_and_no_loop_of_a
         scene.begin(thread)
         scene.end_calls(PRODUCE=[MSG_SIZE_TOO_LARGE])
         failure = thread.failure()
-        assert f"{scene.sink}: Broker: Message size too large (record {scene.source}[0]@{FIRST}" in failure.text
+        where = f"(record {scene.source}[0]@{FIRST}"
+        assert f"{scene.sink}: Broker: Message size too large {where}" in failure.text
         thread.shutdown()
         assert not has_aborted(thread)
-        assert committed_offsets(thread, scene.source, COUNT) == list(range(FIRST)), "nothing of it is committed"
+        assert committed_offsets(thread, scene.source, COUNT) == list(range(FIRST)), "none of it"
         assert producers == [TRANSACTIONAL_ID]
 
 
@@ -202,7 +203,7 @@ def test_a_coordinator_that_has_moved_for_good_is_found(scene: Scene) -> None:
 def test_i4_a_coordinator_that_is_away_for_longer_than_the_transaction_may_take(
     scene: Scene, producers: list[str]
 ) -> None:
-    """Nobody knows what became of the commit: a new producer of the same id finds out, as soon as there is one to ask."""
+    """Nobody knows what became of the commit: a new producer of the same id finds out when there is one to ask."""
     scene.gate.open()
     with scene.bench.run(scene.app, **EXACTLY_ONCE, transaction_timeout_ms=1_100) as thread:
         scene.bench.feed(scene.source, numbered(f"k{number}" for number in range(COUNT)))
@@ -261,7 +262,8 @@ def test_i8_results_of_a_life_that_was_aborted_have_no_effect_and_their_keys_run
         thread.assign(committed=thread.committed(source))
         thread.until(lambda: calls.counts == {0: 2, 1: 2})
         first.open()
-        thread.until(lambda: committed_offsets(thread, source, 2) == [1] and len(thread.segment.in_flight()) == 1)
+        thread.until(lambda: committed_offsets(thread, source, 2) == [1])
+        thread.until(lambda: len(thread.segment.in_flight()) == 1)
         thread.beats(2)
         assert committed_offsets(thread, source, 2) == [1]
         second.open()

@@ -89,7 +89,6 @@ class Scene:
         }
 
 
-
 @pytest.fixture
 def scene(kafka_cluster: KafkaCluster, kafka_topic: TopicFactory) -> Iterator[Scene]:
     scene = Scene(kafka_cluster, kafka_topic)
@@ -140,9 +139,7 @@ def test_i4_offsets_and_completed_set_are_in_the_transaction(scene: Scene) -> No
 
 def scene_done(thread: StreamThreadRun, scene: Scene) -> list[bool]:
     return [
-        covered(at)(offset)
-        for at in thread.committed(scene.source).values()
-        for offset in range(COUNT // 2)
+        covered(at)(offset) for at in thread.committed(scene.source).values() for offset in range(COUNT // 2)
     ]
 
 

@@ -181,7 +181,7 @@ def test_i4_a_thread_that_comes_back_goes_on_at_the_last_transaction(coordinated
             thread.join()
             thread.assign(committed=committed)
             if life == 0:
-                thread.until(lambda: committed_offsets(thread, source, 100) == others)  # noqa: B023 - used at once
+                thread.until(lambda: committed_offsets(thread, source, 100) == others)
                 thread.shutdown(deadline_ms=0)
                 committed = thread.committed(source)
                 gate.open()

@@ -113,8 +113,8 @@ def test_a_lost_task_without_effects_costs_the_others_nothing(coordinated: Bench
 
 @pytest.mark.parametrize("outcome", ["committed", "refused"])
 def test_i4_partitions_that_are_lost_while_a_commit_is_under_way(coordinated: Bench, outcome: str) -> None:
-    """That commit says for itself whether it holds: it goes out under the membership from before. But what the lost task
-    has completed since must not be committed, and its slot is not written any more."""
+    """That commit says for itself whether it holds: it goes out under the membership from before. But what the lost
+    task has completed since must not be committed, and its slot is not written any more."""
     bench = coordinated
     source, sink = quiet_topic(bench, 2), quiet_topic(bench)
     gate = Gate()
@@ -200,7 +200,7 @@ def test_a_shutdown_while_the_brokers_are_away_ends(coordinated: Bench, deadline
     bench.cluster.set_up()
 
 
-# --- the drain mode ----------------------------------------------------------------------------------------------------
+# --- the drain mode -----
 
 
 def test_i4_a_draining_commit_waits_for_calls_and_stops_intake(coordinated: Bench) -> None:
@@ -239,8 +239,8 @@ def test_i4_a_call_that_leaves_the_transaction_no_time_aborts_it_in_words(
         assert committed_offsets(thread, source, 2) == []
         (line,) = [each.getMessage() for each in caplog.records if "given up" in each.getMessage()]
         assert line.endswith(
-            "calls in flight leave the transaction no time: raise transaction_timeout_ms, give the stages a timeout, or "
-            "set commit_mode = drain_free"
+            "calls in flight leave the transaction no time: raise transaction_timeout_ms, give the stages a timeout, "
+            "or set commit_mode = drain_free"
         )
         thread.assign(committed=thread.committed(source))
         thread.finish(source, 2)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stream threads under exactly-once on a mock cluster: what all of their tests share.
 
-A mock cluster answers every request of a transaction, fails them as it is told, and keeps the transaction coordinator
-on a broker that can be away. It knows no transaction, though: what was produced is seen at once, also what was aborted,
-and offsets that are sent to a transaction are forgotten. So these tests go by what the stream thread publishes, which is
-to be what is committed; test_stream_thread_committed.py holds it to what a real Kafka shows.
+A mock cluster answers every request of a transaction, fails them as it is told, and keeps the coordinator on a broker
+that can be away. But what was produced is seen at once there, also what was aborted, and offsets that are sent to a
+transaction are forgotten. So these tests go by what the stream thread publishes, which is to be what is committed;
+test_stream_thread_committed.py holds it to what a real Kafka shows.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def runs(records: Iterable[Record]) -> list[tuple[int, int]]:
 
 
 def committed_offsets(thread: StreamThreadRun, topic: str, count: int, partition: int = 0) -> list[int]:
-    """Of the first `count` offsets of a partition those that would be skipped by whoever starts where it is committed."""
+    """Of the first `count` offsets of a partition those that whoever starts where it is committed would skip."""
     at = thread.committed(topic).get((topic, partition))
     return [] if at is None else list(filter(covered(at), range(count)))
 
