@@ -22,7 +22,6 @@ from transaction_support import (
     NOT_COORDINATOR,
     POLICY_VIOLATION,
     PRODUCER_FENCED,
-    REQUESTS,
     TRANSACTIONAL_ID,
     TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
     UNKNOWN_MEMBER_ID,
@@ -43,11 +42,6 @@ UNKNOWN = -1
 FIRST, COUNT = 10, 20
 
 MOVED = (NOT_COORDINATOR, COORDINATOR_LOAD_IN_PROGRESS)
-MOVES = {
-    "moved": [NOT_COORDINATOR],
-    "loading": [COORDINATOR_LOAD_IN_PROGRESS],
-    "away, then moved": [COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR],
-}
 
 
 @pytest.fixture
@@ -150,8 +144,17 @@ def test_i4_a_stale_member_aborts_and_its_producer_stays(
         assert producers == [TRANSACTIONAL_ID]
 
 
-@pytest.mark.parametrize("request_", ["ADD_PARTITIONS_TO_TXN", "ADD_OFFSETS_TO_TXN", "END_TXN"])
-@pytest.mark.parametrize("error", [INVALID_PRODUCER_EPOCH, PRODUCER_FENCED, INVALID_TXN_STATE])
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        ("ADD_PARTITIONS_TO_TXN", PRODUCER_FENCED),
+        ("ADD_OFFSETS_TO_TXN", INVALID_PRODUCER_EPOCH),
+        ("ADD_OFFSETS_TO_TXN", INVALID_TXN_STATE),
+        ("END_TXN", INVALID_PRODUCER_EPOCH),
+        ("END_TXN", PRODUCER_FENCED),
+        ("END_TXN", INVALID_TXN_STATE),
+    ],
+)
 def test_i4_a_producer_that_is_fenced_or_out_of_step_is_replaced_under_the_same_id(
     scene: Scene, producers: list[str], request_: str, error: int
 ) -> None:
@@ -174,15 +177,22 @@ def test_i4_a_transaction_that_cannot_even_be_aborted_is_left_to_the_next_produc
         assert producers == [TRANSACTIONAL_ID] * 2
 
 
-@pytest.mark.parametrize("request_", REQUESTS)
-@pytest.mark.parametrize("errors", MOVES.values(), ids=MOVES)
+@pytest.mark.parametrize(
+    ("request_", "errors"),
+    [
+        (ApiKey.ADD_PARTITIONS_TO_TXN, [COORDINATOR_LOAD_IN_PROGRESS]),
+        (ApiKey.ADD_OFFSETS_TO_TXN, [COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR]),
+        # Of these librdkafka takes one; after a second one it wants the transaction aborted.
+        (ApiKey.TXN_OFFSET_COMMIT, [NOT_COORDINATOR]),
+        (ApiKey.TXN_OFFSET_COMMIT, [COORDINATOR_LOAD_IN_PROGRESS]),
+        (ApiKey.END_TXN, [NOT_COORDINATOR, COORDINATOR_LOAD_IN_PROGRESS]),
+    ],
+)
 def test_a_coordinator_that_moves_costs_time_and_nothing_else(
     scene: Scene, producers: list[str], request_: ApiKey, errors: list[int]
 ) -> None:
     with scene.bench.run(scene.app, **EXACTLY_ONCE) as thread:
         scene.begin(thread)
-        if request_ is ApiKey.TXN_OFFSET_COMMIT:
-            errors = errors[:1]  # librdkafka asks again once, then wants the transaction aborted
         scene.end_calls(**{request_.name: errors})
         thread.finish(scene.source, COUNT)
         assert runs(scene.bench.log(scene.sink)) == [(number, 1) for number in range(COUNT)]
@@ -271,7 +281,7 @@ def test_i8_results_of_a_life_that_was_aborted_have_no_effect_and_their_keys_run
         assert [each for each in runs(bench.log(sink)) if each[0] == 0] == [(0, 2)]
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(1))
 def test_i4_failure_upon_failure_loses_nothing(scene: Scene, seed: int) -> None:
     """Every request of a transaction fails now and then, those of an abort and of a new producer too."""
     rng = random.Random(seed)

@@ -23,7 +23,7 @@ from stream_thread_support import (
 from transaction_support import EXACTLY_ONCE, Runs, runs
 
 from kafkaproc.runtime.messages import TasksAborted, TasksClosed
-from kafkaproc.testing import KafkaCluster, committed_offsets, read_topic
+from kafkaproc.testing import KafkaCluster, committed_offsets, end_offsets, read_topic
 from kafkaproc.testing.pytest_plugin import TopicFactory
 
 COUNT = 50
@@ -67,7 +67,8 @@ class Scene:
         return runs(Record(record.key, record.value) for record in records)
 
     def written(self) -> int:
-        return len(read_topic(self.cluster.bootstrap_servers, self.sink, isolation="read_uncommitted"))
+        """Outputs in the log, of whatever transactions: none has ended when this is asked."""
+        return sum(end_offsets(self.cluster.bootstrap_servers, self.sink).values())
 
     def written_and_open(self, thread: StreamThreadRun, count: int) -> None:
         """Waits until so many outputs are in the log."""
