@@ -20,6 +20,7 @@ from transaction_support import (
 )
 
 from kafkaproc._core.mock_cluster import ApiKey
+from kafkaproc.runtime import stream_thread
 from kafkaproc.runtime.messages import TasksAborted, TasksClosed
 
 DRAIN = {**EXACTLY_ONCE, "commit_mode": "drain"}
@@ -198,6 +199,16 @@ def test_a_shutdown_while_the_brokers_are_away_ends(coordinated: Bench, deadline
         assert time.monotonic() - before < deadline_ms / 1000 + 5
         assert committed_offsets(thread, source, 2) == []
     bench.cluster.set_up()
+    let_go_of_abandoned()
+
+
+def let_go_of_abandoned() -> None:
+    """A commit that hangs holds its producer, for up to the transaction's timeout: a process just ends under it."""
+    while stream_thread._abandoned:
+        abandoned = stream_thread._abandoned.pop()
+        assert abandoned._transactions is not None
+        assert abandoned._transactions.close()
+        abandoned._producer.close()
 
 
 # --- the drain mode -----
