@@ -42,6 +42,8 @@ from kafkaproc._core.rdkafka cimport (
     ERR_TOPIC_EXCEPTION,
     ERR_UNKNOWN_TOPIC_OR_PART,
     ERR__INCONSISTENT,
+    ERR__PURGE_INFLIGHT,
+    ERR__PURGE_QUEUE,
     ERR__UNKNOWN_PARTITION,
     ERR__UNKNOWN_TOPIC,
     api,
@@ -575,6 +577,8 @@ cdef class Collector:
 
     cdef void _refused(self, int error, uint64_t coordinates, const rd_kafka_topic_t *topic) noexcept nogil:
         """An output does not get to its topic. In a transaction that is the record's fault, or else a reason to do all of it again."""
+        if self.transactional and (error == ERR__PURGE_QUEUE or error == ERR__PURGE_INFLIGHT):
+            return                         # with the transaction that it was in, which may be over by now
         if self.transactional and not names_a_record(error):
             if self.transaction_error == 0:
                 self.transaction_error = error

@@ -18,6 +18,10 @@ class ApiKey(IntEnum):
     JOIN_GROUP = 11
     HEARTBEAT = 12
     INIT_PRODUCER_ID = 22
+    ADD_PARTITIONS_TO_TXN = 24
+    ADD_OFFSETS_TO_TXN = 25
+    END_TXN = 26
+    TXN_OFFSET_COMMIT = 28
 
 class MockCluster:
     bootstrap_servers: str
@@ -39,3 +43,4 @@ class MockCluster:
     def set_down(self, *, broker: int = -1) -> None: ...
     def set_up(self, *, broker: int = -1) -> None: ...
     def set_leader(self, topic: str, partition: int, broker: int) -> None: ...
+    def set_coordinator(self, kind: str, key: str, broker: int) -> None: ...

@@ -34,6 +34,10 @@ class ApiKey(IntEnum):
     JOIN_GROUP = 11
     HEARTBEAT = 12
     INIT_PRODUCER_ID = 22
+    ADD_PARTITIONS_TO_TXN = 24
+    ADD_OFFSETS_TO_TXN = 25
+    END_TXN = 26
+    TXN_OFFSET_COMMIT = 28
 
 
 cdef class MockCluster:
@@ -146,6 +150,18 @@ cdef class MockCluster:
         with nogil:
             code = api.mock_partition_set_leader(cluster, topic_name, partition, broker)
         check(code, f"leader of {topic}[{partition}]")
+
+    def set_coordinator(self, str kind not None, str key not None, int32_t broker) -> None:
+        """Makes this broker the coordinator of the `kind` ("group" or "transaction") with this id."""
+        cdef bytes kind_bytes = kind.encode()
+        cdef bytes key_bytes = key.encode()
+        cdef const char *key_type = kind_bytes
+        cdef const char *key_name = key_bytes
+        cdef rd_kafka_mock_cluster_t *cluster = self.open_cluster()
+        cdef rd_kafka_resp_err_t code
+        with nogil:
+            code = api.mock_coordinator_set(cluster, key_type, key_name, broker)
+        check(code, f"coordinator of {kind} {key}")
 
     cdef rd_kafka_mock_cluster_t *open_cluster(self) except NULL:
         if self.cluster == NULL:

@@ -96,7 +96,8 @@ cdef class Transaction:
         self._hand_over(JOB_ABORT)
 
     def stop(self):
-        """The committing thread ends at its next chance: CALL_MS from now, or when the coordinator has answered about offsets."""
+        """The committing thread ends when the call that it is in does: mostly within CALL_MS, but librdkafka does not keep to that in
+        send_offsets_to_transaction, which lasts until the transaction times out where the coordinator is away."""
         kp_store_release(<int *>&self.stopping, 1)
         self._wake()
 

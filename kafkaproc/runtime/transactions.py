@@ -68,7 +68,8 @@ FENCED_WITHIN_NS: Final = 60_000_000_000
 """So often in this time: not by a coordinator whose patience ended."""
 
 STOP_S: Final = 2.0
-"""For the call that the committing thread is in; each lasts half a second."""
+"""For the call that the committing thread is in: half a second, but up to the transaction's timeout where its
+coordinator is away. Then the process ends under it."""
 
 _MENDS: Final = {
     "TRANSACTIONAL_ID_AUTHORIZATION_FAILED": "grant WRITE and DESCRIBE on the transactional ids that start with {id}",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from stream_thread_support import Bench
+from transaction_support import COORDINATOR, TRANSACTIONAL_ID
 
 from kafkaproc._core.mock_cluster import MockCluster
 
@@ -31,3 +32,11 @@ def own_bench() -> Iterator[Bench]:
         bench = Bench(cluster)
         yield bench
         bench.close()
+
+
+@pytest.fixture
+def coordinated(own_bench: Bench) -> Bench:
+    """The same, with the coordinator of transactions and group on broker 2: see transaction_support."""
+    own_bench.cluster.set_coordinator("transaction", TRANSACTIONAL_ID, COORDINATOR)
+    own_bench.cluster.set_coordinator("group", "test", COORDINATOR)
+    return own_bench

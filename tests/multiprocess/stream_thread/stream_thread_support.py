@@ -21,6 +21,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -32,7 +33,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from kafkaproc._core.commit_metadata import CommitMetadata, decode_metadata
 from kafkaproc._core.mock_cluster import MockCluster
@@ -47,6 +48,7 @@ from kafkaproc.runtime.messages import (
     OFFSET_EARLIEST,
     AssignTasks,
     CloseTasks,
+    GroupMetadata,
     PartitionStart,
     Ready,
     Reply,
@@ -212,11 +214,14 @@ class _Reader:
     def __init__(self, bootstrap_servers: str, topic: str, partitions: int) -> None:
         self._topic = topic
         self._records: list[list[Record]] = [[] for _ in range(partitions)]
+        # As the reader has come to them: the end of a transaction takes an offset, too.
+        self._ends = [0] * partitions
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap_servers,
                 "group.id": "reader",
                 "enable.auto.commit": False,
+                "enable.partition.eof": True,
                 "fetch.wait.max.ms": 10,
                 "fetch.queue.backoff.ms": 2,
                 "reconnect.backoff.max.ms": 100,
@@ -241,6 +246,8 @@ class _Reader:
                         self._topic,
                     )
                 )
+            elif message.error().code() == KafkaError._PARTITION_EOF:
+                self._ends[message.partition()] = message.offset()
         return [record for records in self._records for record in records]
 
     def until(self, condition: Callable[[list[Record]], bool]) -> list[Record]:
@@ -254,7 +261,7 @@ class _Reader:
             self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), DEADLINE_S)[1]
             for partition in range(len(self._records))
         ]
-        return self.until(lambda _: all(map(lambda read, end: len(read) >= end, self._records, ends)))
+        return self.until(lambda _: all(map(int.__ge__, self._ends, ends)))
 
 
 @dataclass
@@ -285,6 +292,7 @@ class StreamThreadRun:
         overrides = dict(self.settings)
         self.lease_timeout_ms = overrides.pop("lease_timeout_ms", self.lease_timeout_ms)
         self.metadata_budget = overrides.pop("metadata_budget", 4096)
+        transactional_id = overrides.pop("transactional_id", "")
         self.segment = ThreadSegment.create(
             partition_slots=PARTITION_SLOTS,
             in_flight_slots=IN_FLIGHT_SLOTS,
@@ -311,6 +319,7 @@ class StreamThreadRun:
             partition_count=8,
             metadata_budget=self.metadata_budget,
             lease_timeout_ms=self.lease_timeout_ms,
+            transactional_id=transactional_id,
         )
         self._thread: threading.Thread | None = None
         self.topology = self.app.build()
@@ -420,6 +429,11 @@ class StreamThreadRun:
         self.channel.send(AssignTasks(self.epoch, tuple(tasks)))
         if wait:
             self.wait_for(TasksStarted)
+
+    def join(self, metadata: bytes | None = None) -> None:
+        """The instance is a member of its group: from here on the stream thread may commit. See `membership`."""
+        self.wait_for(Ready)
+        self.channel.send(GroupMetadata(membership() if metadata is None else metadata))
 
     def task_ids(self) -> list[str]:
         return [
@@ -556,6 +570,13 @@ class StreamThreadRun:
     def report(self) -> str:
         slots = {where: self.segment.read_partition(slot) for where, slot in self._slots.items()}
         return f"{self.segment.counters()} {slots} {self.segment.in_flight()} {self.replies} {self.error!r}"
+
+
+def membership(generation: int = 1, *, group: str = "test", member: str = "member") -> bytes:
+    """Group metadata as librdkafka lays it out: generation, group and member ids, no instance id. A mock cluster
+    believes all of it."""
+    ids = group.encode() + b"\0" + member.encode() + b"\0"
+    return b"CGMDv2:" + struct.pack("=i", generation) + ids + b"\1"
 
 
 def covered(at: Committed | PartitionState) -> Callable[[int], bool]:

@@ -28,6 +28,7 @@ from kafkaproc.runtime import child
 from kafkaproc.runtime.messages import (
     AssignTasks,
     CloseTasks,
+    GroupMetadata,
     PartitionStart,
     Ready,
     Shutdown,
@@ -78,6 +79,8 @@ class FakeStreamThread:
                     self.open(command.tasks)
                 elif isinstance(command, CloseTasks):
                     self.close(command.task_ids, command.deadline_ms)
+                elif isinstance(command, GroupMetadata):
+                    self.log("metadata", data=command.data.hex())
                 elif isinstance(command, Shutdown):
                     self.close(tuple(self.tasks), command.deadline_ms, shutdown=True)
                     self.log("stopped")

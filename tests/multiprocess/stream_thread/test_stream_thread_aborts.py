@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""I4: what becomes of a transaction that fails. There is one way back, to what is committed, and from there nothing is
+lost and nothing done twice; what cannot be mended ends the stream thread, in words."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+from stream_thread_support import Bench, Gate, StreamThreadRun, numbered
+from transaction_support import (
+    COORDINATOR_LOAD_IN_PROGRESS,
+    COORDINATOR_NOT_AVAILABLE,
+    EXACTLY_ONCE,
+    FENCED_INSTANCE_ID,
+    ILLEGAL_GENERATION,
+    INVALID_PRODUCER_EPOCH,
+    INVALID_TRANSACTION_TIMEOUT,
+    INVALID_TXN_STATE,
+    MSG_SIZE_TOO_LARGE,
+    NOT_COORDINATOR,
+    POLICY_VIOLATION,
+    PRODUCER_FENCED,
+    TRANSACTIONAL_ID,
+    TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    UNKNOWN_MEMBER_ID,
+    UNKNOWN_PRODUCER_ID,
+    Runs,
+    committed_offsets,
+    hang_commits,
+    quiet_topic,
+    runs,
+)
+
+from kafkaproc._core.mock_cluster import ApiKey
+from kafkaproc._core.native_producer import NativeProducer
+from kafkaproc.runtime.messages import Ready, TasksAborted, ThreadFailed
+from kafkaproc.runtime.transactions import Transactions
+
+UNKNOWN = -1
+FIRST, COUNT = 10, 20
+
+MOVED = (NOT_COORDINATOR, COORDINATOR_LOAD_IN_PROGRESS)
+
+
+@pytest.fixture
+def producers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The transactional.id of each producer that was made, in order."""
+    made: list[str] = []
+    new_producer = Transactions._new_producer
+
+    def make(self: Transactions) -> NativeProducer:
+        made.append(self._conf["transactional.id"])
+        return new_producer(self)
+
+    monkeypatch.setattr(Transactions, "_new_producer", make)
+    yield made
+
+
+class Scene:
+    """FIRST records are committed; the next ones' transaction is to fail. They run when `end_calls` lets them."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.source, self.sink = quiet_topic(bench), quiet_topic(bench)
+        self.gate = Gate()
+        self.calls = Runs(lambda number, run: self.gate if number >= FIRST else None)
+        self.app = self.calls.app(self.source, self.sink)
+
+    def begin(self, thread: StreamThreadRun) -> None:
+        self.bench.feed(self.source, numbered(f"k{number}" for number in range(FIRST)))
+        thread.join()
+        thread.assign()
+        thread.finish(self.source, FIRST)
+
+        self.bench.feed(self.source, numbered((f"k{n}" for n in range(FIRST, COUNT)), start=FIRST))
+        thread.until(lambda: len(thread.segment.in_flight()) == COUNT - FIRST)
+
+    def end_calls(self, **errors: list[int]) -> None:
+        """With these answers to the requests of the transaction that begins."""
+        for request, codes in errors.items():
+            self.bench.cluster.push_request_errors(ApiKey[request], codes)
+        self.gate.open()
+
+    def aborted(self, thread: StreamThreadRun, *, times: int = 1) -> None:
+        """And it was, up to so many times: everything that is not committed runs again, and nothing else does."""
+        aborts = 0
+        while not is_done(thread, self.source, COUNT):
+            thread.until(lambda: is_done(thread, self.source, COUNT) or has_aborted(thread))
+            if has_aborted(thread):
+                assert thread.wait_for(TasksAborted).task_ids == ("0_0",)
+                aborts += 1
+                self.bench.cluster.clear_request_errors(ApiKey.END_TXN)
+                committed = committed_offsets(thread, self.source, COUNT)
+                assert set(committed) >= set(range(FIRST))
+                before = self.calls.counts.copy()
+                thread.assign(committed=thread.committed(self.source))
+        assert 1 <= aborts <= times
+        assert self.calls.counts - before == dict.fromkeys(set(range(COUNT)) - set(committed), 1)
+        # A mock cluster shows what was aborted, too: of each record the last run is the one that counts.
+        written = runs(self.bench.log(self.sink))
+        assert {(number, self.calls.counts[number]) for number in range(COUNT)} <= set(written)
+        assert len(written) == len(set(written)), "no run has written twice"
+
+
+@pytest.fixture
+def scene(coordinated: Bench) -> Scene:
+    return Scene(coordinated)
+
+
+@pytest.mark.parametrize("error", [UNKNOWN, POLICY_VIOLATION, UNKNOWN_PRODUCER_ID])
+def test_i4_an_output_that_is_refused_aborts_and_all_of_it_runs_again(scene: Scene, error: int) -> None:
+    with scene.bench.run(scene.app, **EXACTLY_ONCE) as thread:
+        scene.begin(thread)
+        scene.end_calls(PRODUCE=[error])
+        # An abort drops what was queued, and librdkafka may then fail the next transaction: "skipped sequence numbers".
+        scene.aborted(thread, times=2)
+
+
+def test_i10_an_output_that_is_too_large_is_its_records_failure_and_no_loop_of_aborts(
+    scene: Scene, producers: list[str]
+) -> None:
+    with scene.bench.run(scene.app, **EXACTLY_ONCE) as thread:
+        scene.begin(thread)
+        scene.end_calls(PRODUCE=[MSG_SIZE_TOO_LARGE])
+        failure = thread.failure()
+        where = f"(record {scene.source}[0]@{FIRST}"
+        assert f"{scene.sink}: Broker: Message size too large {where}" in failure.text
+        thread.shutdown()
+        assert not has_aborted(thread)
+        assert committed_offsets(thread, scene.source, COUNT) == list(range(FIRST)), "none of it"
+        assert producers == [TRANSACTIONAL_ID]
+
+
+@pytest.mark.parametrize("error", [ILLEGAL_GENERATION, UNKNOWN_MEMBER_ID, FENCED_INSTANCE_ID])
+def test_i4_a_stale_member_aborts_and_its_producer_stays(
+    scene: Scene, producers: list[str], error: int
+) -> None:
+    with scene.bench.run(scene.app, **EXACTLY_ONCE) as thread:
+        scene.begin(thread)
+        scene.end_calls(TXN_OFFSET_COMMIT=[error])
+        scene.aborted(thread)
+        assert producers == [TRANSACTIONAL_ID]
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        ("ADD_PARTITIONS_TO_TXN", PRODUCER_FENCED),
+        ("ADD_OFFSETS_TO_TXN", INVALID_PRODUCER_EPOCH),
+        ("ADD_OFFSETS_TO_TXN", INVALID_TXN_STATE),
+        ("END_TXN", INVALID_PRODUCER_EPOCH),
+        ("END_TXN", PRODUCER_FENCED),
+        ("END_TXN", INVALID_TXN_STATE),
+    ],
+)
+def test_i4_a_producer_that_is_fenced_or_out_of_step_is_replaced_under_the_same_id(
+    scene: Scene, producers: list[str], request_: str, error: int
+) -> None:
+    with scene.bench.run(scene.app, **EXACTLY_ONCE) as thread:
+        scene.begin(thread)
+        # Its attempt to abort would be answered alike.
+        scene.end_calls(**{request_: [error], "END_TXN": [error]})
+        scene.aborted(thread)
+        assert producers == [TRANSACTIONAL_ID] * 2
+
+
+def test_i4_a_transaction_that_cannot_even_be_aborted_is_left_to_the_next_producer(
+    scene: Scene, producers: list[str]
+) -> None:
+    with scene.bench.run(scene.app, **EXACTLY_ONCE) as thread:
+        scene.begin(thread)
+        scene.bench.cluster.push_request_errors(ApiKey.TXN_OFFSET_COMMIT, [ILLEGAL_GENERATION])
+        scene.end_calls(END_TXN=[PRODUCER_FENCED])
+        scene.aborted(thread)
+        assert producers == [TRANSACTIONAL_ID] * 2
+
+
+@pytest.mark.parametrize(
+    ("request_", "errors"),
+    [
+        (ApiKey.ADD_PARTITIONS_TO_TXN, [COORDINATOR_LOAD_IN_PROGRESS]),
+        (ApiKey.ADD_OFFSETS_TO_TXN, [COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR]),
+        # Of these librdkafka takes one; after a second one it wants the transaction aborted.
+        (ApiKey.TXN_OFFSET_COMMIT, [NOT_COORDINATOR]),
+        (ApiKey.TXN_OFFSET_COMMIT, [COORDINATOR_LOAD_IN_PROGRESS]),
+        (ApiKey.END_TXN, [NOT_COORDINATOR, COORDINATOR_LOAD_IN_PROGRESS]),
+    ],
+)
+def test_a_coordinator_that_moves_costs_time_and_nothing_else(
+    scene: Scene, producers: list[str], request_: ApiKey, errors: list[int]
+) -> None:
+    with scene.bench.run(scene.app, **EXACTLY_ONCE) as thread:
+        scene.begin(thread)
+        scene.end_calls(**{request_.name: errors})
+        thread.finish(scene.source, COUNT)
+        assert runs(scene.bench.log(scene.sink)) == [(number, 1) for number in range(COUNT)]
+        assert not has_aborted(thread)
+        assert producers == [TRANSACTIONAL_ID]
+
+
+def test_a_coordinator_that_has_moved_for_good_is_found(scene: Scene) -> None:
+    with scene.bench.run(scene.app, **EXACTLY_ONCE) as thread:
+        scene.begin(thread)
+        scene.bench.cluster.set_coordinator("transaction", TRANSACTIONAL_ID, 1)
+        scene.bench.cluster.set_coordinator("group", "test", 1)
+        scene.end_calls()
+        thread.finish(scene.source, COUNT)
+        assert runs(scene.bench.log(scene.sink)) == [(number, 1) for number in range(COUNT)]
+
+
+def test_i4_a_coordinator_that_is_away_for_longer_than_the_transaction_may_take(
+    scene: Scene, producers: list[str]
+) -> None:
+    """Nobody knows what became of the commit: a new producer of the same id finds out when there is one to ask."""
+    scene.gate.open()
+    with scene.bench.run(scene.app, **EXACTLY_ONCE, transaction_timeout_ms=1_100) as thread:
+        scene.bench.feed(scene.source, numbered(f"k{number}" for number in range(COUNT)))
+        thread.assign()
+        scene.bench.outputs(scene.sink, COUNT)
+        hang_commits(scene.bench, thread)
+        thread.until(lambda: len(producers) == 2)
+        thread.beats(2)
+        assert thread.completed(scene.source) == 0
+        assert not has_aborted(thread), "not before it is open again"
+        scene.bench.cluster.set_up()
+        assert thread.wait_for(TasksAborted).task_ids == ("0_0",)
+        thread.assign(committed=thread.committed(scene.source))
+        thread.finish(scene.source, COUNT)
+        assert producers == [TRANSACTIONAL_ID] * 2
+        expected = [(number, run) for number in range(COUNT) for run in (1, 2)]
+        assert runs(scene.bench.log(scene.sink)) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "mend"),
+    [
+        (
+            TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+            "grant WRITE and DESCRIBE on the transactional ids that start with test",
+        ),
+        (
+            INVALID_TRANSACTION_TIMEOUT,
+            "transaction_timeout_ms = 7000 is more than the broker's transaction.max.timeout.ms allows: lower it",
+        ),
+    ],
+)
+def test_what_no_other_transaction_mends_ends_the_thread_with_the_mend(
+    scene: Scene, error: int, mend: str
+) -> None:
+    scene.bench.cluster.push_request_errors(ApiKey.INIT_PRODUCER_ID, [error])
+    with scene.bench.run(scene.app, **EXACTLY_ONCE, transaction_timeout_ms=7_000) as thread:
+        failure = thread.failure()
+        assert isinstance(failure, ThreadFailed)
+        assert failure.text.endswith(mend)
+        assert not any(isinstance(reply, Ready) for reply in thread.replies)
+
+
+def test_i8_results_of_a_life_that_was_aborted_have_no_effect_and_their_keys_run_again(scene: Scene) -> None:
+    """A call that hangs over the abort ends in the middle of the next life of its task."""
+    bench, source, sink = scene.bench, scene.source, scene.sink
+    first, second = Gate(), Gate()
+    calls = Runs(lambda number, run: (first, second)[run - 1] if number == 0 else None)
+    with bench.run(calls.app(source, sink), **EXACTLY_ONCE) as thread:
+        thread.join()
+        thread.assign()
+        thread.until(lambda: thread.committable(source) == 0)  # where an empty partition ends
+        bench.cluster.push_request_errors(ApiKey.TXN_OFFSET_COMMIT, [ILLEGAL_GENERATION])
+        bench.feed(source, numbered(["hangs", "other"]))
+        thread.wait_for(TasksAborted)
+        thread.assign(committed=thread.committed(source))
+        thread.until(lambda: calls.counts == {0: 2, 1: 2})
+        first.open()
+        thread.until(lambda: committed_offsets(thread, source, 2) == [1])
+        thread.until(lambda: len(thread.segment.in_flight()) == 1)
+        thread.beats(2)
+        assert committed_offsets(thread, source, 2) == [1]
+        second.open()
+        thread.finish(source, 2)
+        assert [each for each in runs(bench.log(sink)) if each[0] == 0] == [(0, 2)]
+
+
+@pytest.mark.parametrize("seed", range(1))
+def test_i4_failure_upon_failure_loses_nothing(scene: Scene, seed: int) -> None:
+    """Every request of a transaction fails now and then, those of an abort and of a new producer too."""
+    rng = random.Random(seed)
+    codes = {
+        ApiKey.INIT_PRODUCER_ID: MOVED,
+        ApiKey.ADD_PARTITIONS_TO_TXN: [*MOVED, INVALID_PRODUCER_EPOCH, PRODUCER_FENCED],
+        ApiKey.ADD_OFFSETS_TO_TXN: [*MOVED, INVALID_TXN_STATE, PRODUCER_FENCED],
+        ApiKey.TXN_OFFSET_COMMIT: [*MOVED, ILLEGAL_GENERATION, UNKNOWN_MEMBER_ID],
+        ApiKey.END_TXN: [*MOVED, INVALID_TXN_STATE, PRODUCER_FENCED],
+    }
+    with scene.bench.run(scene.app, **EXACTLY_ONCE) as thread:
+        scene.begin(thread)
+        scene.gate.open()
+        aborts, fed = 0, COUNT
+        while aborts < 5:
+            for request, errors in codes.items():
+                scene.bench.cluster.push_request_errors(request, [rng.choice([0, 0, *errors])])
+            scene.bench.feed(scene.source, numbered((f"k{n}" for n in range(fed, fed + FIRST)), start=fed))
+            fed += FIRST
+            while not is_done(thread, scene.source, fed):
+                thread.until(lambda: is_done(thread, scene.source, fed) or has_aborted(thread))  # noqa: B023
+                if has_aborted(thread):
+                    thread.wait_for(TasksAborted)
+                    aborts += 1
+                    thread.assign(committed=thread.committed(scene.source))
+        written = runs(scene.bench.log(scene.sink))
+        assert len(written) == len(set(written)), "no run has written twice"
+        assert {(number, scene.calls.counts[number]) for number in range(fed)} <= set(written)
+
+
+def is_done(thread: StreamThreadRun, source: str, count: int) -> bool:
+    return committed_offsets(thread, source, count) == list(range(count))
+
+
+def has_aborted(thread: StreamThreadRun) -> bool:
+    return any(isinstance(reply, TasksAborted) for reply in thread.replies)
