@@ -174,12 +174,16 @@ class ChaosRound:
             self._start()
         self._see_outputs(50)
         for fault in self.plan.faults:
-            self.happened.append(f"{time.strftime('%H:%M:%S')} {fault}")
+            self._say(str(fault))
             self._happen(fault)
             self._see_outputs(fault.outputs)
             self.figures.faults[fault.kind] += 1
-        self.happened.append(f"{time.strftime('%H:%M:%S')} the end")
+        self._say("the end")
         self._finish()
+
+    def _say(self, what: str) -> None:
+        self.happened.append(f"{time.strftime('%H:%M:%S')} {what}")
+        print(self.happened[-1], flush=True)
 
     def _happen(self, fault: Fault) -> None:
         match fault.kind:

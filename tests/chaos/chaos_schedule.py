@@ -79,7 +79,7 @@ class Fault:
     same_identity: bool
     """Whether what starts after a kill has the state directory of what was killed, and so its transactional ids."""
     at_work: bool
-    """Whether it waits until the instance runs all of its tasks, or may meet it in the middle of a start or rebalance."""
+    """Whether it waits until the instance runs all of its tasks, or may meet it in the middle of a rebalance."""
     outputs: int
     """Committed outputs to see after it before the next fault."""
 
