@@ -42,7 +42,9 @@ RECORDS_PER_S: Final = 150
 """Over all inputs."""
 
 KEYS: Final = 50
-INPUT_PARTITIONS: Final = 4
+INPUT_PARTITIONS: Final = {"chain": 5, "branch": 4, "fanout": 3}
+"""Unequal, so that a change of the assignment unbalances the stream threads of an instance and tasks change hands."""
+
 PROGRESS_S: Final = 60.0
 """The longest that may pass without a committed output, whatever has happened."""
 
@@ -131,7 +133,8 @@ class ChaosRound:
         self._output = output
         self._group = f"app-{output}"
         self.inputs = [
-            Input(cluster, shape, f"{output}-{shape}", INPUT_PARTITIONS, plan.seed) for shape in plan.shapes
+            Input(cluster, shape, f"{output}-{shape}", INPUT_PARTITIONS[shape], plan.seed)
+            for shape in plan.shapes
         ]
         self._watcher = Watcher(cluster.bootstrap_servers, output)
         self._settings = (

@@ -22,7 +22,7 @@ from kafkaproc.testing import KafkaCluster
 SECONDS = int(os.environ.get("KAFKAPROC_TEST_CHAOS_SECONDS", "0"))
 SEED = int(os.environ.get("KAFKAPROC_TEST_CHAOS_SEED", "1"))
 SHORT_FAULTS = 16
-SECONDS_A_FAULT = 9
+SECONDS_A_FAULT = 6
 RECOVERY_P95_S = 3.0
 
 ROUNDS = (

@@ -37,17 +37,10 @@ def unfenced() -> None:
     def group_metadata(self: consumer.GroupConsumer) -> bytes:
         metadata = self._consumer.consumer_group_metadata()
         magic = consumer._METADATA_MAGIC
-        group, _, _ = metadata[len(magic) + 4 :].partition(b"\0")
-        return magic + (-1).to_bytes(4, sys.byteorder, signed=True) + group + b"\0\0"
+        group, _member, rest = metadata[len(magic) + 4 :].split(b"\0", 2)
+        return magic + (-1).to_bytes(4, sys.byteorder, signed=True) + group + b"\0\0" + rest
 
     consumer.GroupConsumer.group_metadata = group_metadata
-
-
-def not_given_up() -> None:
-    """What is in the open transaction of a task that went to another instance is committed nevertheless."""
-    from kafkaproc.runtime.stream_thread import StreamThread
-
-    StreamThread._is_uncommitted = lambda self, task_id: False
 
 
 def remembered() -> None:
@@ -62,7 +55,6 @@ BREAKS = {
     "completed_set": (False, completed_set),
     "no_cuts": (None, no_cuts),
     "unfenced": (True, unfenced),
-    "not_given_up": (False, not_given_up),
     "remembered": (True, remembered),
 }
 
