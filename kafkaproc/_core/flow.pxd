@@ -80,6 +80,7 @@ cdef struct Origin:
     int32_t pending
     uint32_t life                        # of the partition's tracker when its record was noted
     bint dropped                         # one of its events was dropped: it never completes
+    bint effects                         # a traversal of it has made outputs
 
 cdef enum EffectKind:
     EFFECT_NONE = 0                      # forwards nothing

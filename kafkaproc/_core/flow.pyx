@@ -41,6 +41,7 @@ from kafkaproc._core.rdkafka cimport (
     ERR_TOPIC_AUTHORIZATION_FAILED,
     ERR_TOPIC_EXCEPTION,
     ERR_UNKNOWN_TOPIC_OR_PART,
+    ERR__INCONSISTENT,
     ERR__UNKNOWN_PARTITION,
     ERR__UNKNOWN_TOPIC,
     api,
@@ -273,6 +274,8 @@ cdef class Collector:
         if self.whole_records and self.output_count > self.savepoint and (
                 self.made != NULL or (self.origin != NULL and self.origin.pending > (self.replayed != NULL))):
             self.inconsistent = True       # the planner cuts where this could happen
+        if self.origin != NULL and self.output_count > self.savepoint:
+            self.origin.effects = True
         self.made = NULL
         if self.replayed == NULL and self.origin == NULL:
             self._complete(self.partition, self.offset, self.life)
@@ -440,6 +443,8 @@ cdef class Collector:
 
     cdef void _drop_from_origin(self, Origin *origin) noexcept nogil:
         origin.dropped = True
+        if origin.effects and self.transactional and self.transaction_error == 0:
+            self.transaction_error = ERR__INCONSISTENT       # commit_mode drain: part of the record is in the transaction
         origin.pending -= 1
         if origin.pending == 0:
             self._free_origin(origin)
@@ -458,6 +463,7 @@ cdef class Collector:
         origin.offset = self.offset
         origin.pending = 0
         origin.dropped = False
+        origin.effects = False
         origin.life = self.life
         self.task.open_origins += 1
         return origin

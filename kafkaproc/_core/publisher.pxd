@@ -35,6 +35,7 @@ cdef class Publisher:
     cdef int64_t commit_due_ns
     cdef bint holding                    # no intake: calls in flight are drained before the commit
     cdef int64_t holding_since_ns
+    cdef int64_t drain_ns                # how long commits have waited for calls, together
     cdef void publish(self, int64_t now) noexcept nogil
     cdef void take_snapshot(self, bint with_advanced) noexcept nogil
     cdef void forget(self, Task *task) noexcept nogil

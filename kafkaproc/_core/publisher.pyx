@@ -64,6 +64,10 @@ cdef class Publisher:
     def published(self) -> int:
         return self.published_number
 
+    @property
+    def drain_s(self) -> float:
+        return self.drain_ns / 1e9
+
     def is_uncommitted(self, str task_id) -> bool:
         """Whether anything that the task did is in no committed transaction yet."""
         cdef Task *task = (<TaskHandle>self.tasks.handles[task_id]).task
@@ -144,7 +148,9 @@ cdef class Publisher:
             return
         self.snapshot_number += 1
         self.wanted = False
-        self.holding = False
+        if self.holding:
+            self.holding = False
+            self.drain_ns += now - self.holding_since_ns
         self.commit_due_ns = now + self.commit_interval_ns
         offsets = self._offsets()
         if offsets == NULL:

@@ -29,6 +29,7 @@ cdef enum:
     ERR__TIMED_OUT = -185
     ERR__QUEUE_FULL = -184               # a result, not an error: pause intake, poll, try again
     ERR__STATE = -172
+    ERR__INCONSISTENT = -149
     ERR__NOENT = -156
     ERR__PURGE_QUEUE = -152
     ERR__PURGE_INFLIGHT = -151

@@ -77,6 +77,11 @@ COUNTERS = (
     "loop_sleeps",
     "loop_busy_ns",
     "ring_full",
+    "transactions_committed",
+    "transactions_aborted",
+    "commit_ns",
+    "commit_round_max_ns",
+    "drain_ns",
 )
 assert len(COUNTERS) == COUNTER_COUNT
 

@@ -36,6 +36,9 @@ from kafkaproc._core.rdkafka cimport ERR__AUTO_OFFSET_RESET, api, rd_kafka_messa
 from kafkaproc._core.ring cimport Wakeup, wakeup_cancel_sleep, wakeup_drain, wakeup_prepare_sleep
 from kafkaproc._core.segment cimport (
     COUNTER_BUFFERED_BYTES,
+    COUNTER_COMMIT_NS,
+    COUNTER_COMMIT_ROUND_MAX_NS,
+    COUNTER_DRAIN_NS,
     COUNTER_EVENTS_COMPLETED,
     COUNTER_EVENTS_STARTED,
     COUNTER_IN_FLIGHT,
@@ -46,6 +49,8 @@ from kafkaproc._core.segment cimport (
     COUNTER_RECORDS_PRODUCED,
     COUNTER_RECORDS_SKIPPED,
     COUNTER_TASKS,
+    COUNTER_TRANSACTIONS_ABORTED,
+    COUNTER_TRANSACTIONS_COMMITTED,
     COUNTER_UNACKNOWLEDGED,
     COUNTER_WAITING,
     ThreadSegment,
@@ -56,7 +61,7 @@ from kafkaproc._core.segment cimport (
 )
 from kafkaproc._core.task_runtime cimport TaskRuntime
 from kafkaproc._core.task_table cimport TaskHandle, TaskTable
-from kafkaproc._core.transaction cimport TRANSACTION_COMMITTED, TRANSACTION_FAILED, TRANSACTION_OPEN, Transaction
+from kafkaproc._core.transaction cimport TRANSACTION_BUSY, TRANSACTION_COMMITTED, TRANSACTION_FAILED, TRANSACTION_OPEN, Transaction
 
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd:
@@ -111,6 +116,7 @@ cdef class StreamLoop:
     cdef int64_t next_check_ns
     cdef int64_t lease_timeout_ns
     cdef int64_t iteration_count
+    cdef int64_t commit_round_max_ns     # the longest round while a commit was under way
     cdef bint queue_full                 # of outputs, librdkafka's or that of a commit under way: no intake, and no call is started
     cdef bint awaits_open                # the caller wants to hear of it
     cdef int64_t held_count              # outputs that wait for the end of a commit, as far as they were looked at
@@ -194,11 +200,13 @@ cdef class StreamLoop:
 
     cdef int _run_native(self, int64_t until_ns) noexcept nogil:
         cdef int64_t now = monotonic_ns()
+        cdef int64_t begun_ns
         cdef int reason
         cdef bint progress
         self._check_lease(now)                   # a Python function, or a SIGSTOP, may have taken long
         while True:
             self.iteration_count += 1
+            begun_ns = now
             progress = False
             if now - self.last_heartbeat_ns >= HEARTBEAT_INTERVAL_NS:
                 # The lease comes first: a process that was stopped must not take or replay anything when it wakes up.
@@ -216,6 +224,8 @@ cdef class StreamLoop:
             if self.collector.failed_error or self.collector.no_memory or self.collector.inconsistent or self.intake.error:
                 return BECAUSE_FAILURE
             if self.transaction is not None:
+                if self.transaction.look() == TRANSACTION_BUSY and now - begun_ns > self.commit_round_max_ns:
+                    self.commit_round_max_ns = now - begun_ns
                 if self.transaction.look() == TRANSACTION_FAILED:
                     return BECAUSE_FAILURE
                 if self._opened():
@@ -328,6 +338,12 @@ cdef class StreamLoop:
         segment_counter_store(&self.segment.segment, COUNTER_TASKS, tasks)
         segment_counter_store(&self.segment.segment, COUNTER_PAUSED_PARTITIONS, self.intake.paused_count)
         segment_counter_store(&self.segment.segment, COUNTER_LOOP_ITERATIONS, self.iteration_count)
+        if self.transaction is not None:
+            segment_counter_store(&self.segment.segment, COUNTER_TRANSACTIONS_COMMITTED, self.transaction.commit_count)
+            segment_counter_store(&self.segment.segment, COUNTER_TRANSACTIONS_ABORTED, self.transaction.abort_count)
+            segment_counter_store(&self.segment.segment, COUNTER_COMMIT_NS, self.transaction.commit_ns)
+            segment_counter_store(&self.segment.segment, COUNTER_COMMIT_ROUND_MAX_NS, self.commit_round_max_ns)
+            segment_counter_store(&self.segment.segment, COUNTER_DRAIN_NS, self.publisher.drain_ns)
 
     cdef bint _flush(self) noexcept nogil:
         cdef int64_t before = self.collector.output_next

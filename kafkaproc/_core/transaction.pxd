@@ -47,7 +47,7 @@ cdef class Transaction:
     cdef char failure_text[512]
     cdef int64_t commit_count
     cdef int64_t abort_count
-    cdef int64_t commit_ns               # the last one's time
+    cdef int64_t commit_ns               # all their time
     cdef TransactionState look(self) noexcept nogil
     cdef void settle(self, TransactionState state) noexcept nogil
     cdef void commit(self, rd_kafka_topic_partition_list_t *offsets) noexcept nogil

@@ -187,7 +187,7 @@ cdef class Transaction:
             self.offsets = NULL
             if done and self._begin():
                 self.commit_count += 1
-                self.commit_ns = monotonic_ns() - self.job_since_ns
+                self.commit_ns += monotonic_ns() - self.job_since_ns
                 self.settle(TRANSACTION_COMMITTED)
                 return
         elif self.job == JOB_ABORT:

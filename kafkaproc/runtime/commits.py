@@ -98,6 +98,10 @@ class CommitLedger:
             partition: pair for partition, pair in self.due(only).items() if partition not in self._unknown
         }
 
+    def committed_offsets(self) -> dict[TopicPartition, int]:
+        """The committed offset of each partition held that has one."""
+        return {partition: pair.offset for partition, pair in self._committed.items() if pair is not None}
+
     def acknowledged(self) -> dict[TopicPartition, OffsetPair]:
         """One pair that the group already has, if there is one: what to commit to prove membership and nothing else."""
         for partition, pair in self._committed.items():

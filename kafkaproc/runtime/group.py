@@ -43,7 +43,11 @@ old one fails its transaction."""
 FETCH_TIMEOUT_S: Final = 5.0
 """For committed offsets: past it the thread polls, then asks again."""
 
-FETCH_RETRY_S: Final = 0.5
+FETCH_RETRY_S: Final = 0.1
+
+COMPLAIN_S: Final = 10.0
+"""The same trouble with committed offsets is logged once in this time."""
+
 ANSWER_POLL_S: Final = 0.02
 """How soon a rebalance goes on once it is answered."""
 
@@ -177,6 +181,7 @@ class GroupMembership:
         self._metadata = b""
         self._metadata_changed = False
         self._prepare_again_at = 0.0
+        self._complain_at = 0.0
         self._topics: frozenset[str] = frozenset()
         self._topic_ids: dict[str, bytes] = {}
         self._look_again_at = 0.0
@@ -258,14 +263,17 @@ class GroupMembership:
             return
         revision = self._revision
         metadata = self._consumer.group_metadata()
-        self._poll_once(0 if metadata != self._metadata else METADATA_POLL_S)
-        if metadata != self._metadata and revision == self._revision:
+        quiet = self._poll_once(0 if metadata != self._metadata else METADATA_POLL_S)
+        if metadata != self._metadata and quiet and revision == self._revision:
             self._metadata = metadata
             self._post(GroupMetadataChanged(metadata))
 
-    def _poll_once(self, timeout_s: float) -> None:
-        for problem in self._consumer.poll(timeout_s):
+    def _poll_once(self, timeout_s: float) -> bool:
+        """Whether nothing was amiss: an error ends a poll, with what may stand behind it still in the queue."""
+        problems = self._consumer.poll(timeout_s)
+        for problem in problems:
             self._post(GroupTrouble(problem))
+        return not problems
 
     def _prepare(self) -> None:
         """Asks where partitions stand. Those of the last assignments are the supervisor's only then."""
@@ -276,9 +284,14 @@ class GroupMembership:
             self._sources.check_exist(topics)
             pairs = self._consumer.committed(wanted, FETCH_TIMEOUT_S)
         except BrokerError as error:
-            log.warning("%s; asking again", error)
-            self._prepare_again_at = time.monotonic() + FETCH_RETRY_S
+            now = time.monotonic()
+            self._prepare_again_at = now + FETCH_RETRY_S
+            # An open transaction of a dead process answers so until it is fenced, or has timed out.
+            if now >= self._complain_at:
+                self._complain_at = now + COMPLAIN_S
+                log.warning("%s; asking again", error)
             return
+        self._complain_at = 0.0
         self._unprepared -= new
         self._refetched -= again
         self._note_ids(topics)

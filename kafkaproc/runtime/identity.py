@@ -3,7 +3,8 @@
 
     lock           held (flock) by the supervisor and, through the inherited descriptor, by its stream-thread
                    processes: it is free only when the last of them is gone. Holds the supervisor's pid.
-    instance-id    who this instance is, over restarts: names its clients, later its transactional ids
+    instance-id    who this instance is, over restarts: names its clients and its transactional ids
+    stream-threads how many of those ids may have a transaction open
 
 A second user of the directory would run under the first one's identity, so it is refused.
 """
@@ -26,6 +27,7 @@ ORPHANS_TIMEOUT_S: Final = 5.0
 
 _RETRY_S: Final = 0.02
 _INSTANCE_ID_CHARS: Final = 32
+_THREADS_FILE: Final = "stream-threads"
 
 
 class InstanceDirectory:
@@ -62,6 +64,20 @@ class InstanceDirectory:
         except BaseException:
             os.close(lock_fd)
             raise
+
+    def known_thread_count(self) -> int:
+        """How many stream threads may have left a transaction open; 0 where nothing was noted."""
+        try:
+            return int((self.path / _THREADS_FILE).read_text(encoding="ascii"))
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def note_thread_count(self, count: int) -> None:
+        """Raises StateDirError where it cannot be written."""
+        try:
+            _write(self.path, _THREADS_FILE, f"{count}\n")
+        except OSError as error:
+            raise StateDirError(f"{self.path / _THREADS_FILE} cannot be written: {error.strerror}") from None
 
     def close(self) -> None:
         """Gives the lock up, unless a stream-thread process still holds it. Idempotent."""
@@ -120,20 +136,24 @@ def _instance_id(path: Path) -> str:
 
 
 def _new_instance_id(path: Path, file: Path) -> str:
-    """Written beside, synced and renamed: a crash leaves either no id or a whole one."""
     instance_id = uuid.uuid4().hex
-    beside = path / "instance-id.new"
+    _write(path, file.name, f"{instance_id}\n")
+    return instance_id
+
+
+def _write(path: Path, name: str, text: str) -> None:
+    """Written beside, synced and renamed: a crash leaves either what was there or all of `text`."""
+    beside = path / f"{name}.new"
     with beside.open("w", encoding="ascii") as stream:
-        stream.write(f"{instance_id}\n")
+        stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
-    beside.replace(file)
+    beside.replace(path / name)
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
-    return instance_id
 
 
 def _unusable(path: Path, settings: Settings, error: OSError) -> StateDirError:

@@ -162,6 +162,10 @@ class HandoffPurge:
         self._answers: dict[TopicPartition, Future[Any]] = {}
         self._complained = False
 
+    def is_due(self, now_ns: int) -> bool:
+        """Whether `advance` would ask for something now."""
+        return self._next_ns is None or now_ns >= self._next_ns
+
     def advance(self, now_ns: int, committed: Mapping[TopicPartition, int]) -> None:
         """Asks for a round of deletions where one is due.
 

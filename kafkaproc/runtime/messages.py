@@ -7,7 +7,7 @@
         │ AssignTasks ─────────────────────────────▶ │   additive: starts these tasks beside those that run
         │ ◀──────────────────────────── TasksStarted │
         │ CloseTasks ──────────────────────────────▶ │   stop intake of these, finish what is in flight, publish slots
-        │ ◀───────────────────────────── TasksClosed │   the supervisor commits what the slots say, right now
+        │ ◀───────────────────────────── TasksClosed │   the supervisor commits what the slots say
         │ GroupMetadata ───────────────────────────▶ │   exactly once: what commits are fenced by from here on
         │ ◀──────────────────────────── TasksAborted │   exactly once: start these anew from what is committed
         │ Shutdown ────────────────────────────────▶ │   close all tasks likewise, then the clients
@@ -17,9 +17,9 @@
 Commands are few and small. Whatever is large or frequent (committable offsets, counters, events in flight, the lease)
 stands in the shared-memory segment of the stream thread instead.
 
-The supervisor starts a task only where all that it was told before is answered (TasksClosed for each CloseTasks, or
-TasksAborted), or where the process that had it was reaped. So no message needs an epoch to be told from an older one; the
-epoch in TaskStart is for the slots and the events, whose results can outlive a task.
+The supervisor starts a task only where all that was said of it before is answered (TasksClosed for each CloseTasks,
+or TasksAborted), or where the process that had it was reaped. So no message needs an epoch to be told from an older
+one; the epoch in TaskStart is for the slots and the events, whose results can outlive a task.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ class AssignTasks(ToStreamThread, frozen=True):
 
 
 class CloseTasks(ToStreamThread, frozen=True):
-    """Each one is answered by one TasksClosed that names all of its tasks: at the deadline at the latest, but not before their outputs
-    are acknowledged. The supervisor kills a process that takes much longer.
+    """Each one is answered by one TasksClosed that names all of its tasks: at the deadline at the latest, but not
+    before their outputs are acknowledged. The supervisor kills a process that takes much longer.
 
     A deadline of 0 means that the partitions were lost: drop what is in flight, nothing of it will be committed.
     Tasks that are being closed can be told so as well.

@@ -10,9 +10,11 @@ import logging
 from dataclasses import dataclass
 
 from kafkaproc.clients.admin import Admin
+from kafkaproc.clients.fencing import fence
 from kafkaproc.clients.partitions import BrokerLimits, TopicInfo
 from kafkaproc.errors import TopicError
 from kafkaproc.runtime.assignment import Sources
+from kafkaproc.runtime.identity import InstanceDirectory, transactional_id
 from kafkaproc.runtime.internal_topics import ensure_internal_topics, warn_of_leftovers
 from kafkaproc.settings import Settings
 from kafkaproc.topology.nodes import SinkNode
@@ -42,6 +44,39 @@ def check_cluster(admin: Admin, topology: Topology, sources: Sources, settings: 
     if sources.internal_topics:
         ensure_internal_topics(admin, sources, existing, settings.replication_factor)
     return ClusterFacts(admin.topics(sources.resolve(existing)), admin.broker_limits())
+
+
+def fence_former_threads(settings: Settings, directory: InstanceDirectory) -> None:
+    """Ends what stream threads have left open that this instance had before, and has no more of: nobody else would
+    use their transactional ids again, and readers would wait until their transactions time out.
+
+    Raises BrokerError.
+    """
+    count = settings.num_stream_threads
+    former = range(count, directory.known_thread_count())
+    directory.note_thread_count(max(count, former.stop))
+    if former:
+        log.info("ending what former stream threads have left open", extra={"stream_threads": list(former)})
+        fence(settings, [transactional_id(settings, directory.instance_id, index) for index in former])
+        directory.note_thread_count(count)
+
+
+def log_size(settings: Settings, instance_id: str, tasks: int) -> None:
+    """What this instance starts with, and whether it has more stream threads than there is work for."""
+    thread_count = settings.num_stream_threads
+    log.info(
+        "starting %s",
+        settings.application_id,
+        extra={"instance": instance_id, "stream_threads": thread_count, "tasks": tasks},
+    )
+    if thread_count > tasks:
+        log.warning(
+            "%d of %d stream threads stay idle: there are %d tasks, as many as the largest source topic of each "
+            "sub-topology has partitions. Lower num_stream_threads, add partitions, or make slow functions async",
+            thread_count - tasks,
+            thread_count,
+            tasks,
+        )
 
 
 def _check_sinks(topology: Topology, existing: set[str]) -> None:

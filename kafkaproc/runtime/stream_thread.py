@@ -25,7 +25,6 @@ import logging
 import os
 import select
 import time
-import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -42,15 +41,14 @@ from kafkaproc._core.task_table import PartitionOpening
 from kafkaproc.app import App
 from kafkaproc.errors import (
     BrokerError,
-    DeserializationError,
     KafkaprocError,
     RecordError,
-    SerializationError,
     TopicError,
     UserFunctionError,
 )
 from kafkaproc.runtime.app_loader import build_topology
 from kafkaproc.runtime.control import ControlChannel
+from kafkaproc.runtime.drain import DrainWatch
 from kafkaproc.runtime.io_workers import IoWorkers, Resources, close_resources
 from kafkaproc.runtime.messages import (
     OFFSET_EARLIEST,
@@ -71,7 +69,8 @@ from kafkaproc.runtime.messages import (
     TaskStart,
     ThreadFailed,
 )
-from kafkaproc.runtime.transactions import Transactions
+from kafkaproc.runtime.record_errors import record_error, users_traceback
+from kafkaproc.runtime.transactions import AbortBackoff, Transactions
 from kafkaproc.topology.nodes import Mode, ProcessorNode
 from kafkaproc.topology.topology import Subtopology, Topology
 
@@ -89,8 +88,6 @@ PRODUCER_CONNECT_MS: Final = 1_000
 
 _abandoned: Final[list[StreamThread]] = []
 """Those whose native memory a call may still come back to."""
-
-_ACTIVITIES: Final = ("call", "deserialize key", "deserialize value", "serialize key", "serialize value")
 
 
 def run(channel: ControlChannel[Command, Reply], segment_fd: int, start: Start, app: App) -> None:
@@ -147,8 +144,10 @@ class StreamThread:
         self._consumer: Any = None
         self._producer: Any = None
         self._transactions: Transactions | None = None
+        self._drain_watch = DrainWatch(self._settings, time.monotonic())
         self._ready = False
         self._aborted: set[str] = set()
+        self._abort_backoff = AbortBackoff()
         self._workers: IoWorkers | None = None
         self._loop: Any = None
 
@@ -439,6 +438,9 @@ class StreamThread:
                 for task_id in running:
                     closing.drained = False
                     self._loop.fence(task_id)
+                if running and self._transactions is not None and self._settings.commit_mode == "drain":
+                    # Without cuts, what their records have done so far may be in the transaction.
+                    self._transactions.transaction.give_up("calls of tasks that close were still under way")
                 closing.snapshot = self._loop.publisher.request_snapshot()
             elif (published := self._loop.publisher.published >= closing.snapshot) or (
                 # Else it waits, and the supervisor ends this process: what it has not delivered by the time that
@@ -459,6 +461,9 @@ class StreamThread:
                 ),
             )
         self._loop.tasks.free_removed()
+        if self._aborted:
+            self._tell_aborted(now)
+        self._drain_watch.look(now / 1e9, self._loop.publisher.drain_s)
         self._report_clients()
         if self._worker_failure is not None and not self._failed:
             error = self._worker_failure
@@ -495,7 +500,7 @@ class StreamThread:
         for failure in failures:
             error, task_id, node, activity, topic, partition, offset = failure.args
             self._fail_task(
-                task_id, _record_error(error, node, activity, topic, partition, offset), cause=error
+                task_id, record_error(error, node, activity, topic, partition, offset), cause=error
             )
         if failures:
             return
@@ -529,6 +534,7 @@ class StreamThread:
         log.log(
             level, "a transaction was given up, %d task(s) start anew: %s", len(self._tasks), failure.text
         )
+        self._abort_backoff.note(time.monotonic_ns(), self._transactions.transaction.counts[0])
         self._aborted.update(self._tasks)
         for closing in self._closings:
             closing.drained = False
@@ -551,7 +557,11 @@ class StreamThread:
         """The first transaction, or the one after a failure."""
         if not self._ready:
             self._be_ready()
-        if self._aborted:
+        self._tell_aborted(time.monotonic_ns())
+
+    def _tell_aborted(self, now_ns: int) -> None:
+        assert self._transactions is not None
+        if self._aborted and self._abort_backoff.is_over(now_ns) and self._transactions.transaction.is_open:
             self._channel.send(TasksAborted(tuple(sorted(self._aborted))))
             self._aborted.clear()
 
@@ -595,38 +605,3 @@ class StreamThread:
             for event in client.poll_events():
                 level = logging.INFO if event.kind == "log" and event.level > 30 else event.level
                 log.log(level, "%s: %s", client.name, event.text)
-
-
-def _record_error(
-    error: BaseException, node: str, activity: int, topic: str, partition: int, offset: int
-) -> RecordError:
-    """What went wrong with a record, as one of the three kinds, with its coordinates."""
-    kind: type[RecordError] = UserFunctionError
-    text = f"{type(error).__name__}: {error}"
-    if isinstance(error, RecordError):
-        kind, text = type(error), error.message
-    elif activity in (1, 2):
-        kind = DeserializationError
-        text = f"the {_ACTIVITIES[activity].split()[1]} is not what its serde expects: {text}"
-    elif activity in (3, 4):
-        kind = SerializationError
-        text = f"the {_ACTIVITIES[activity].split()[1]} cannot be serialised: {text}"
-    return kind(text, node=node, topic=topic, partition=partition, offset=offset)
-
-
-def users_traceback(error: BaseException) -> str:
-    """The traceback without our own frames; empty where none is left."""
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((package, "kafkaproc/", "uvloop/"))
-    ]
-    while frames and frames[0].filename == contextlib.__file__:  # on the way to a resource's function
-        del frames[0]
-    if not frames:
-        # An error of ours about one of the user's; or Python's, which a StopIteration in a coroutine turns into.
-        return users_traceback(error.__cause__) if error.__cause__ is not None else ""
-    lines = ["Traceback (most recent call last):\n", *traceback.format_list(frames)]
-    lines += traceback.format_exception_only(type(error), error)
-    return "".join(lines)

@@ -31,6 +31,7 @@ from kafkaproc.runtime.app_loader import build_topology, load_app
 from kafkaproc.runtime.assignment import Sources, TaskId, task_count
 from kafkaproc.runtime.commits import Commits
 from kafkaproc.runtime.control_socket import ControlSocket
+from kafkaproc.runtime.drain import check_drain
 from kafkaproc.runtime.ending import OrderlyEnd
 from kafkaproc.runtime.group import (
     CommitResult,
@@ -47,6 +48,7 @@ from kafkaproc.runtime.group import (
 )
 from kafkaproc.runtime.handovers import Handovers
 from kafkaproc.runtime.identity import InstanceDirectory, transactional_id
+from kafkaproc.runtime.internal_topics import HandoffPurge
 from kafkaproc.runtime.lease import Lease, lease_timeout_ms
 from kafkaproc.runtime.lifecycle import InstanceState, Lifecycle
 from kafkaproc.runtime.messages import (
@@ -64,7 +66,7 @@ from kafkaproc.runtime.messages import (
     ThreadFailed,
 )
 from kafkaproc.runtime.signals import SignalPipe
-from kafkaproc.runtime.startup import ClusterFacts, check_cluster
+from kafkaproc.runtime.startup import ClusterFacts, check_cluster, fence_former_threads, log_size
 from kafkaproc.runtime.status import instance_status
 from kafkaproc.runtime.stream_thread_process import (
     SegmentSizes,
@@ -108,6 +110,7 @@ def run(app_ref: str, settings: Settings, *, command: Sequence[str] | None = Non
     only. `command` stands in for the stream-thread process in tests.
     """
     topology = build_topology(load_app(app_ref), settings)
+    check_drain(settings, topology.stages)
     directory = InstanceDirectory.open(settings)
     try:
         with SignalPipe() as signals:
@@ -175,6 +178,7 @@ class Supervisor:
         # The classic protocol revokes everything before it assigns anything; the consumer protocol need not assign.
         self._between_assignments = False
         self._group_metadata = b""
+        self._purge: HandoffPurge | None = None
         self._end = OrderlyEnd(
             settings.shutdown_timeout_ms,
             self._lifecycle,
@@ -242,6 +246,9 @@ class Supervisor:
             self._threads.restart_due(now)
             self._apply_plan(now)
             self._settle()
+        if self._purge is not None and self._purge.is_due(now):
+            self._read_all_slots()
+            self._purge.advance(now, self._commits.ledger.committed_offsets())
         self._handovers.advance(now)
         self._commits.advance(now, prove=self._lease.withheld)
 
@@ -328,7 +335,10 @@ class Supervisor:
         """The checks' thread."""
         assert self._admin is not None
         try:
-            self._post(check_cluster(self._admin, self._topology, self._sources, self._settings))
+            facts = check_cluster(self._admin, self._topology, self._sources, self._settings)
+            if self._settings.exactly_once:
+                fence_former_threads(self._settings, self._directory)
+            self._post(facts)
         except KafkaprocError as error:
             self._post(GroupFailed(error))
         except Exception as error:
@@ -340,7 +350,11 @@ class Supervisor:
             return
         assert self._admin is not None
         self._task_starts.note_topics(facts.source_topics.values())
-        self._log_size()
+        log_size(
+            self._settings,
+            self._directory.instance_id,
+            task_count(self._task_starts.partition_counts(), self._sources),
+        )
         try:
             self._group = GroupMembership(
                 self._settings,
@@ -354,6 +368,8 @@ class Supervisor:
             self._end.fail(error)
             return
         self._facts = facts
+        if internal := self._sources.internal_topics:
+            self._purge = HandoffPurge(self._admin, internal, self._settings.repartition_purge_interval_ms)
         self._lease = Lease(lease_timeout_ms(self._settings, facts.limits), time.monotonic_ns())
         if not self._settings.exactly_once:
             self._commits.open(self._group.submit, time.monotonic_ns())
@@ -362,23 +378,6 @@ class Supervisor:
         for thread in self._threads:
             if thread.state is ThreadState.STARTING:
                 self._send_start(thread, facts)
-
-    def _log_size(self) -> None:
-        thread_count = len(self._threads)
-        tasks = task_count(self._task_starts.partition_counts(), self._sources)
-        log.info(
-            "starting %s",
-            self._settings.application_id,
-            extra={"instance": self._directory.instance_id, "stream_threads": thread_count, "tasks": tasks},
-        )
-        if thread_count > tasks:
-            log.warning(
-                "%d of %d stream threads stay idle: there are %d tasks, as many as the largest source topic of each "
-                "sub-topology has partitions. Lower num_stream_threads, add partitions, or make slow functions async",
-                thread_count - tasks,
-                thread_count,
-                tasks,
-            )
 
     def _settle(self) -> None:
         """To RUNNING when every task that this instance holds runs."""

@@ -164,7 +164,7 @@ class TaskBoard:
         return Plan(closes, starts)
 
     def mark_closing(self, tasks: Iterable[PlacedTask], *, again: bool = False) -> list[PlacedTask]:
-        """They are about to be told to close; returns those that were not told before, or all if they are told again."""
+        """They are about to be told to close, or told `again`; returns those to tell."""
         told = [task for task in tasks if again or task.phase is not TaskPhase.CLOSING]
         for task in told:
             task.phase = TaskPhase.CLOSING

@@ -24,6 +24,9 @@ from kafkaproc.settings import Settings
 
 log = logging.getLogger("kafkaproc.stream_thread")
 
+BACKOFF_MIN_NS: Final = 100_000_000
+BACKOFF_MAX_NS: Final = 5_000_000_000
+
 STOP_S: Final = 2.0
 """For the call that the committing thread is in; each lasts half a second."""
 
@@ -36,6 +39,26 @@ _MENDS: Final = {
     ),
     "_UNSUPPORTED_FEATURE": "the broker is too old for processing_guarantee = 'exactly_once_v2'",
 }
+
+
+class AbortBackoff:
+    """How long tasks wait after a transaction that failed: not at all after the first, then longer each time, until
+    one is committed. What fails for a reason that stays would otherwise be tried ten times a second."""
+
+    def __init__(self) -> None:
+        self._until_ns = 0
+        self._wait_ns = 0
+        self._committed = -1
+
+    def note(self, now_ns: int, committed: int) -> None:
+        """A transaction has failed; `committed` is how many were committed before."""
+        if committed != self._committed:
+            self._committed, self._wait_ns = committed, 0
+        self._until_ns = now_ns + self._wait_ns
+        self._wait_ns = min(max(2 * self._wait_ns, BACKOFF_MIN_NS), BACKOFF_MAX_NS)
+
+    def is_over(self, now_ns: int) -> bool:
+        return now_ns >= self._until_ns
 
 
 class Transactions:

@@ -7,11 +7,12 @@ import os
 import random
 import signal
 import time
+from functools import partial
 
 import pytest
 from integration_support import WAIT_S, Flow, FlowFactory, Instance
 
-from kafkaproc.testing import wait_until
+from kafkaproc.testing import KafkaCluster, wait_until
 
 EXACTLY_ONCE = ("--set", "processing_guarantee=exactly_once_v2")
 
@@ -41,6 +42,10 @@ def paced(flow: Flow, *settings: str, state: str = "state", call_ms: int = 20) -
     )
 
 
+def runs_another(instance: Instance, thread: int, pid: int) -> bool:
+    return instance.stream_thread_pids().get(thread, pid) != pid
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_i4_kill_9_of_a_stream_thread(flows: FlowFactory, seed: int) -> None:
     chance = random.Random(seed)
@@ -50,11 +55,8 @@ def test_i4_kill_9_of_a_stream_thread(flows: FlowFactory, seed: int) -> None:
         for _ in range(3):
             flow.wait_for_outputs(flow.distinct_count() + chance.randrange(300, 1_500))
             victim = chance.randrange(2)
-            pid = instance.stream_thread_pids()[victim]
-            instance.kill_stream_thread(victim)
-            instance.wait_until(
-                lambda: instance.stream_thread_pids().get(victim, pid) != pid, "it starts again"
-            )
+            killed = instance.kill_stream_thread(victim)
+            instance.wait_until(partial(runs_another, instance, victim, killed), "it starts again")
         flow.wait_for_outputs(flow.distinct_count() + 1_000)
     print(flow.finish(duplicate_max=0))
     assert len(instance.logged("to REBALANCING")) == 1, "a stream thread's death costs no rebalance"
@@ -93,6 +95,38 @@ def test_i4_i8_a_stream_thread_that_was_stopped_for_longer_than_its_transaction_
         )
         os.kill(pid, signal.SIGCONT)
         flow.wait_for_outputs(flow.load.record_count)
+    print(flow.finish(duplicate_max=0))
+    assert instance.terminate() == 0
+
+
+def test_i4_fewer_threads_than_before_leave_no_transaction_open(flows: FlowFactory) -> None:
+    """Its readers, and the group's offsets, would wait for it until it times out."""
+    flow = exactly_once_flow(flows, partitions=4)
+    settings = ("--set", "transaction_timeout_ms=600000", "--set", "session_timeout_ms=6000")
+    with flow.load.at_rate(1_000):
+        instance = paced(flow, *settings, "--set", "commit_interval_ms=2000")
+        flow.wait_for_outputs(1_000)
+        instance.kill()
+    instance = paced(flow, *settings, "--threads", "1")
+    print(flow.finish(duplicate_max=0))
+    assert instance.logged("ending what former stream threads have left open")
+    assert instance.terminate() == 0
+
+
+def test_i4_the_broker_is_away_for_longer_than_a_transaction_lasts(
+    flows: FlowFactory, kafka_cluster: KafkaCluster
+) -> None:
+    flow = exactly_once_flow(flows, partitions=4)
+    with flow.load.at_rate(500):
+        instance = paced(flow, "--set", "transaction_timeout_ms=1100")
+        flow.wait_for_outputs(500)
+        kafka_cluster.kill()
+        killed_at = time.time()
+        instance.wait_until(
+            lambda: time.time() - killed_at > 3 and instance.logged("given up"), "transactions time out"
+        )
+        kafka_cluster.restart()
+        flow.wait_for_outputs(flow.load.record_count + 300)
     print(flow.finish(duplicate_max=0))
     assert instance.terminate() == 0
 

@@ -75,7 +75,12 @@ enum kp_counter {
     KP_COUNTER_LOOP_SLEEPS,
     KP_COUNTER_LOOP_BUSY_NS,
     KP_COUNTER_RING_FULL, /* dispatches or completions that found no room */
-    KP_COUNTER_COUNT      /* not a counter: how many there are */
+    KP_COUNTER_TRANSACTIONS_COMMITTED,
+    KP_COUNTER_TRANSACTIONS_ABORTED,
+    KP_COUNTER_COMMIT_NS,           /* from the freeze of each to its end */
+    KP_COUNTER_COMMIT_ROUND_MAX_NS, /* level: the stream loop's longest round while a commit was under way */
+    KP_COUNTER_DRAIN_NS,            /* for calls, before each commit (commit_mode: drain) */
+    KP_COUNTER_COUNT                /* not a counter: how many there are */
 };
 
 KP_STATIC_ASSERT(KP_COUNTER_COUNT <= KP_COUNTERS_MAX, "the layout has room for every counter");
