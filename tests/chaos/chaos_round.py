@@ -143,6 +143,7 @@ class ChaosRound:
             f"group_protocol={plan.protocol}",
             "max_thread_restarts=1000",
             "restart_backoff_max_ms=200",
+            "repartition_purge_interval_ms=1000",
             *(("session_timeout_ms=6000",) if plan.protocol == "classic" else ()),
             *settings,
         )
@@ -209,7 +210,7 @@ class ChaosRound:
 
     # --- faults -----
 
-    def _kill_thread(self, fault: Fault) -> None:
+    def _kill_thread(self, fault: Fault, *, measured: bool = True) -> None:
         pid = self._thread_pid(fault)
         ways = self._watcher.written_by(pid, WRITTEN_S)
         seen, killed_at = self._watcher.count, time.time()
@@ -220,7 +221,8 @@ class ChaosRound:
             lambda: self._watcher.first(seen, lambda each: each.pid != pid and way(each) in ways),
             f"an output of what the killed stream thread {pid} was at work on",
         )
-        self.figures.recoveries_s.append(first.at - killed_at)
+        if measured:
+            self.figures.recoveries_s.append(first.at - killed_at)
 
     def _stop_thread(self, fault: Fault) -> None:
         pid = self._thread_pid(fault)
@@ -257,6 +259,9 @@ class ChaosRound:
         self._pass(fault.seconds)
         if fault.kind is Kind.BROKER_KILL:
             self._wait(lambda: self._watcher.count > seen, "outputs while a broker is gone")
+            if fault.meanwhile is not None:
+                self._kill_thread(fault.meanwhile, measured=False)
+                self.figures.faults[fault.meanwhile.kind] += 1
             self._cluster.restart(fault.broker)
         else:
             self._cluster.resume(fault.broker)

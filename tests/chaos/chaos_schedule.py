@@ -82,6 +82,8 @@ class Fault:
     """Whether it waits until the instance runs all of its tasks, or may meet it in the middle of a rebalance."""
     outputs: int
     """Committed outputs to see after it before the next fault."""
+    meanwhile: Fault | None = None
+    """What happens while a broker is away, once there were outputs without it."""
 
     def __str__(self) -> str:
         match self.kind:
@@ -96,7 +98,8 @@ class Fault:
             case Kind.INSTANCE_STOP:
                 return f"{self.kind.value} ({self.instance}, {self.seconds:.1f} s)"
             case Kind.BROKER_KILL | Kind.BROKER_STOP:
-                return f"{self.kind.value} ({self.broker}, {self.seconds:.1f} s)"
+                meanwhile = f", meanwhile {self.meanwhile}" if self.meanwhile is not None else ""
+                return f"{self.kind.value} ({self.broker}, {self.seconds:.1f} s){meanwhile}"
             case Kind.LEAVE:
                 return f"{self.kind.value} ({self.instance})"
             case Kind.RECREATE:
@@ -134,17 +137,24 @@ def schedule(
     shares: Mapping[Kind | str, int] = FULL,
     round_faults: int = 15,
     shapes: Sequence[tuple[str, ...]] = (("chain",), ("branch",), ("fanout",), SHAPES),
+    transaction_timeouts_ms: Sequence[int] = (10_000, 10_000, 3_000),
 ) -> list[Round]:
     """The rounds of a run of `fault_count` faults or a few more, `round_faults` each."""
     chance = random.Random(seed)
     round_count = max(1, round(fault_count / round_faults))
     decks = _deal(_deck(fault_count, shares), round_count, chance)
     first_protocol = chance.randrange(2)
-    return [_round(number, deck, shapes, first_protocol, chance) for number, deck in enumerate(decks)]
+    rounds = []
+    for number, deck in enumerate(decks):
+        timeout_ms = chance.choice(transaction_timeouts_ms)
+        rounds.append(_round(number, deck, shapes[number % len(shapes)], timeout_ms, first_protocol, chance))
+    return rounds
 
 
 def fault_counts(rounds: Sequence[Round]) -> Counter[Kind]:
-    return Counter(fault.kind for each in rounds for fault in each.faults)
+    faults = [fault for each in rounds for fault in each.faults]
+    faults += [fault.meanwhile for fault in faults if fault.meanwhile is not None]
+    return Counter(fault.kind for fault in faults)
 
 
 def _deck(count: int, shares: Mapping[Kind | str, int]) -> list[Kind | str]:
@@ -162,39 +172,43 @@ def _deal(deck: list[Kind | str], round_count: int, chance: random.Random) -> li
 def _round(
     number: int,
     deck: Sequence[Kind | str],
-    shapes: Sequence[tuple[str, ...]],
+    shapes: tuple[str, ...],
+    transaction_timeout_ms: int,
     first_protocol: int,
     chance: random.Random,
 ) -> Round:
-    timeout_ms = chance.choice([10_000, 10_000, 3_000])
     threads = chance.choice([2, 2, 3])
     first = chance.choice([1, 2, 2])
     instances = first
+
+    def fault(kind: Kind) -> Fault:
+        killed_meanwhile = kind is Kind.BROKER_KILL and chance.random() < 0.5
+        return Fault(
+            kind=kind,
+            instance=chance.randrange(instances),
+            thread=chance.randrange(threads),
+            topic=chance.randrange(len(SHAPES)),
+            broker=chance.randrange(BROKERS) + 1,
+            seconds=_seconds(kind, transaction_timeout_ms, chance),
+            same_identity=chance.random() < 0.7,
+            at_work=chance.random() < 0.75,
+            outputs=chance.randrange(10, 150),
+            meanwhile=fault(Kind.THREAD_KILL) if killed_meanwhile else None,
+        )
+
     faults = []
     for card in deck:
         kind = card if isinstance(card, Kind) else _member_event(instances, chance)
-        faults.append(
-            Fault(
-                kind=kind,
-                instance=chance.randrange(instances),
-                thread=chance.randrange(threads),
-                topic=chance.randrange(len(SHAPES)),
-                broker=chance.randrange(BROKERS) + 1,
-                seconds=_seconds(kind, timeout_ms, chance),
-                same_identity=chance.random() < 0.7,
-                at_work=chance.random() < 0.75,
-                outputs=chance.randrange(10, 150),
-            )
-        )
+        faults.append(fault(kind))
         instances += (kind is Kind.JOIN) - (kind is Kind.LEAVE)
     return Round(
         number=number,
-        shapes=tuple(shapes[number % len(shapes)]),
-        # Each shape meets both in turn.
-        protocol=("classic", "consumer")[(first_protocol + number + number // len(shapes)) % 2],
+        shapes=shapes,
+        # Each shape meets both in turn, whatever comes of rounding.
+        protocol=("classic", "consumer")[(first_protocol + number + number // 4) % 2],
         threads=threads,
         instances=first,
-        transaction_timeout_ms=timeout_ms,
+        transaction_timeout_ms=transaction_timeout_ms,
         seed=chance.randrange(1 << 30),
         faults=tuple(faults),
     )

@@ -28,7 +28,14 @@ RECOVERY_P95_S = 3.0
 ROUNDS = (
     schedule(SEED, SECONDS // SECONDS_A_FAULT)
     if SECONDS
-    else schedule(SEED, SHORT_FAULTS, shares=SHORT, round_faults=SHORT_FAULTS, shapes=(SHAPES,))
+    else schedule(
+        SEED,
+        SHORT_FAULTS,
+        shares=SHORT,
+        round_faults=SHORT_FAULTS,
+        shapes=(SHAPES,),
+        transaction_timeouts_ms=(3_000,),
+    )
 )
 
 
