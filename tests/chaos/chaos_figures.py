@@ -49,6 +49,15 @@ class Figures:
             return max(self.recoveries_s, default=0.0)
         return quantiles(self.recoveries_s, n=100, method="inclusive")[percent - 1]
 
+    def add(self, other: Figures) -> None:
+        """Those of a round that has come to its end."""
+        self.faults += other.faults
+        self.events.update(other.events)
+        self.reasons.update(other.reasons)
+        self.recoveries_s += other.recoveries_s
+        self.effect_count += other.effect_count
+        self.rounds += 1
+
     def add_logs(self, instances: Iterable[Instance]) -> None:
         for instance in instances:
             moves = _Moves()

@@ -38,6 +38,12 @@ T = TypeVar("T")
 
 APP: Final = Path(__file__).parent / "apps" / "shapes.py"
 
+CLASSIC: Final = ("session_timeout_ms=6000",)
+CONSUMER: Final = ("max_poll_interval_ms=30000",)
+"""librdkafka (2.16) repeats a heartbeat that timed out as it was, and the answer to the repetition leaves out what the
+lost one had said. A member that was to give up a partition hears of it only when the broker has waited for as long as
+this, and expels it. Its other settings are the broker's."""
+
 RECORDS_PER_S: Final = 150
 """Over all inputs."""
 
@@ -119,7 +125,8 @@ class ChaosRound:
         records_per_s: float = RECORDS_PER_S,
     ) -> None:
         self.plan = plan
-        self.figures = figures
+        self._figures_of_run = figures
+        self.figures = Figures()
         self.instances: list[Instance] = []
         """All that were ever started."""
         self.happened: list[str] = []
@@ -144,7 +151,7 @@ class ChaosRound:
             "max_thread_restarts=1000",
             "restart_backoff_max_ms=200",
             "repartition_purge_interval_ms=1000",
-            *(("session_timeout_ms=6000",) if plan.protocol == "classic" else ()),
+            *(CLASSIC if plan.protocol == "classic" else CONSUMER),
             *settings,
         )
         self._environment = {
@@ -396,9 +403,9 @@ class ChaosRound:
         assert not books.violations, str(books)
         bugs = {str(each.log_file): bugs_in(each.log_text) for each in self.instances}
         assert not any(bugs.values()), bugs
-        self.figures.rounds += 1
-        self.figures.effect_count += len(books.arrivals)
+        self.figures.effect_count = len(books.arrivals)
         self.figures.add_logs(self.instances)
+        self._figures_of_run.add(self.figures)
 
     # --- what a failure shows -----
 
