@@ -18,8 +18,7 @@ def chaos_cluster() -> Iterator[KafkaCluster]:
     """Three brokers; every topic has three replicas, of which two must be in sync, Kafka's own too."""
     properties = {
         "group.consumer.session.timeout.ms": "6000",
-        # Also how long a member waits for the answer to a heartbeat: longer than brokers take to notice that one died,
-        # as with their defaults.
+        # Also how long a member waits for the answer to a heartbeat: the harness's half a second is little under load.
         "group.consumer.heartbeat.interval.ms": "2000",
         # How soon a coordinator notices that a transaction has timed out: 10 s by default.
         "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
