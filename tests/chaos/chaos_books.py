@@ -108,6 +108,11 @@ class Books:
     def missing(self, expected: Mapping[Effect, tuple[int, int]]) -> int:
         return sum(effect not in self.arrivals for effect in expected)
 
+    def missing_by_partition(self, expected: Mapping[Effect, tuple[int, int]]) -> Counter[int]:
+        return Counter(
+            partition for effect, (partition, _) in expected.items() if effect not in self.arrivals
+        )
+
     def check(self, expected: Mapping[Effect, tuple[int, int]]) -> None:
         """Adds what is lost, and what no record of the input asks for."""
         for effect, source in expected.items():

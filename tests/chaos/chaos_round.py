@@ -412,6 +412,9 @@ class ChaosRound:
     def describe_failure(self) -> str:
         violations = self._watcher.books.violations
         lines = [str(self.plan), *self.happened, f"logs: {self._directory}"]
+        for each in self.inputs:
+            missing = self._watcher.books.missing_by_partition(each.expected)
+            lines += [f"{each.topic}[{where}]: {count} not seen yet" for where, count in missing.items()]
         for violation in violations[:3]:
             lines += [f"{violation.kind}: {violation.text}", *self._log_around(violation)]
         return "\n".join(lines)
