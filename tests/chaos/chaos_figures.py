@@ -22,7 +22,7 @@ LOST: Final = "partitions lost to other instances, times"
 MOVED: Final = "tasks handed over between stream threads of an instance"
 
 _FENCES: Final = re.compile(
-    r"fenced|generation|epoch|unknown member|transactional.id mapping|stale", re.IGNORECASE
+    r"fenced|generation|epoch|unknown member|producer attempted|transactional.id mapping", re.IGNORECASE
 )
 _RUNS: Final = re.compile(r"^(\S*[Ss]tream-?[Tt]hread\S*) runs (.*)$")
 
