@@ -65,6 +65,8 @@ class Bench:
             group,
             load.record_count,
         )
+        if contender.beside:
+            self._cluster.create_topic(run.beside_topic, partitions)
         log = CACHE / "bench-logs" / f"{group}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         job = Job(contender, run, load, case.observer(), case.warm_up, case.cool_down, log)
@@ -81,6 +83,8 @@ class Bench:
             )
         finally:
             self._cluster.delete_topic(output)
+            if contender.beside:
+                self._cluster.delete_topic(run.beside_topic)
 
     def _load(self, wanted: Input) -> tuple[str, SequenceLoad]:
         """The input's topic, loaded when it is first used; a new one each time where the case fills it itself."""

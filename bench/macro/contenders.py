@@ -25,11 +25,15 @@ class Run:
     group: str
     count: int
 
+    @property
+    def beside_topic(self) -> str:
+        return f"{self.output_topic}-beside"
+
 
 @dataclass(frozen=True, slots=True)
 class Contender:
     """`input` names the case's input that it gets; `prepare` builds what it needs, once. Where outputs come in
-    transactions, their topic holds more offsets than records."""
+    transactions, their topic holds more offsets than records. `beside`: it writes `Run.beside_topic`, too."""
 
     name: str
     command: Callable[[Run], list[str]]
@@ -38,6 +42,7 @@ class Contender:
     prepare: Callable[[], None] = lambda: None
     input: str = "input"
     transactional: bool = False
+    beside: bool = False
     facts: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -47,7 +52,9 @@ def kafkaproc(
     *,
     in_flight: int | None = None,
     call: str = "",
+    stall_ms: int | None = None,
     say_where: bool = False,
+    beside: bool = False,
     input: str = "input",
     settings: Mapping[str, str] | None = None,
 ) -> Contender:
@@ -67,6 +74,8 @@ def kafkaproc(
             "BENCH_OUTPUT": run.output_topic,
             "BENCH_IN_FLIGHT": str(in_flight or 1),
             "BENCH_CALL": call,
+            "BENCH_STALL": str(stall_ms or ""),
+            "BENCH_BESIDE": run.beside_topic if beside else "",
             "BENCH_SAY_WHERE": "yes" if say_where else "no",
             "XDG_STATE_HOME": str(CACHE / "bench-state"),
         }
@@ -78,6 +87,7 @@ def kafkaproc(
         environment=environment,
         input=input,
         transactional=settings.get("processing_guarantee") == "exactly_once_v2",
+        beside=beside,
         facts={"in_flight": in_flight} if in_flight else {},
     )
 

@@ -5,7 +5,7 @@ Commits are 100 ms apart; only at-least-once without calls keeps its default, a 
 `read_committed` reader gets, and each record has exactly one. Keys are many, so that hardly any call waits for its key.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from bench.macro.case import Bar, Case, Input, fact, ratio, theory
@@ -21,9 +21,61 @@ LOGNORMAL = "lognormal:50:500"
 
 
 def _calls(
-    name: str, settings: Mapping[str, str], call: str, in_flight: int, input: str = "input"
+    name: str,
+    settings: Mapping[str, str],
+    call: str,
+    in_flight: int,
+    *,
+    input: str = "input",
+    beside: bool = False,
 ) -> Contender:
-    return kafkaproc(name, "call.py", call=call, in_flight=in_flight, settings=settings, input=input)
+    return kafkaproc(
+        name, "call.py", call=call, in_flight=in_flight, beside=beside, settings=settings, input=input
+    )
+
+
+def _cut(name: str, call: str, count: int) -> Case:
+    return Case(
+        f"eos-cut-{name}",
+        f"exactly once: a sink beside async def ({call} ms), which is cut off by a hand-off topic; 1,000 in flight",
+        {"input": Input(count, key_count=100_000, partitions=8)},
+        [
+            _calls("at_least_once", LEAST, call, 1000, beside=True),
+            _calls("exactly_once", EXACTLY, call, 1000, beside=True),
+        ],
+        [Bar("of at-least-once", ratio("exactly_once", "at_least_once"), 0.8)],
+        observer=CallLengths,
+        cool_down=0.1,
+    )
+
+
+def _at_half_load(
+    name: str,
+    title: str,
+    contenders: Mapping[str, Mapping[str, str]],
+    bars: Sequence[Bar],
+    stall_ms: int | None,
+) -> Case:
+    return Case(
+        name,
+        title,
+        {"input": Input(0, key_count=100_000, partitions=8)},
+        [
+            kafkaproc(
+                each,
+                "call.py",
+                call="100",
+                in_flight=1000,
+                stall_ms=stall_ms,
+                say_where=True,
+                settings=settings,
+            )
+            for each, settings in contenders.items()
+        ],
+        bars,
+        warm_up=0.5,  # a broker that has just started is slow, and what piles up meanwhile has to go first
+        measure=partial(measure_latency, records_per_s=5_000),
+    )
 
 
 def _constant(in_flight: int, count: int, fewer: int) -> Case:
@@ -81,19 +133,23 @@ EXACTLY_ONCE = [
         [Bar("of at-least-once", ratio("exactly_once", "at_least_once"), 0.85)],
         warm_up=0.4,  # as in the case without exactly-once
     ),
-    Case(
+    _cut("lognormal", LOGNORMAL, count=160_000),
+    _cut("constant", "100", count=120_000),
+    _at_half_load(
         "eos-latency",
         "exactly once: producer → read_committed reader, beyond a call of 100 ms; 1,000 in flight, half load",
-        {"input": Input(0, key_count=100_000, partitions=8)},
-        [
-            kafkaproc(name, "call.py", call="100", in_flight=1000, say_where=True, settings=settings)
-            for name, settings in (("at_least_once", LEAST), ("exactly_once", EXACTLY))
-        ],
+        {"at_least_once": LEAST, "exactly_once": EXACTLY},
         [
             Bar("ms, median", fact("exactly_once", "reader_p50_ms"), 120, at_most=True),
             Bar("ms, p99", fact("exactly_once", "reader_p99_ms"), 300, at_most=True),
         ],
-        warm_up=0.5,  # a broker that has just started is slow, and what piles up meanwhile has to go first
-        measure=partial(measure_latency, records_per_s=5_000),
+        stall_ms=None,
+    ),
+    _at_half_load(
+        "eos-stall",
+        "exactly once: one key of a thousand takes 5 s, the others 100 ms: what a read_committed reader hears of them",
+        {"exactly_once": EXACTLY},
+        [Bar("ms of silence at most", fact("exactly_once", "silence_max_ms"), 200, at_most=True)],
+        stall_ms=5_000,
     ),
 ]

@@ -8,6 +8,7 @@ figure. Keys should be so many that hardly any record waits for another one of i
 
 import subprocess
 import time
+from itertools import pairwise
 
 import orjson
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -29,6 +30,7 @@ class _Outputs:
         self.appended_ms: list[int] = []
         self.to_append_ms: list[float] = []  # until the output was in its topic
         self.to_reader_ms: list[float] = []  # until it was committed, too, and read
+        self.read_ms: list[float] = []
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap_servers,
@@ -65,6 +67,7 @@ class _Outputs:
         self.appended_ms.append(appended_ms)
         self.to_append_ms.append(appended_ms - due_ms)
         self.to_reader_ms.append(read_ms - due_ms)
+        self.read_ms.append(read_ms)
 
     def close(self) -> None:
         self._consumer.close()
@@ -98,6 +101,9 @@ def measure_latency(job: Job, records_per_s: float) -> Figures:
     result = figures(job, window, samples, first_output_s=outputs.appended_ms[0] / 1000 - started_at)
     result.facts.update(_percentiles("append", outputs.to_append_ms[first:]))
     result.facts.update(_percentiles("reader", outputs.to_reader_ms[first:]))
+    gaps = sorted(after - before for before, after in pairwise(outputs.read_ms[first : -len(outputs) // 10]))
+    result.facts["silence_p99.9_ms"] = gaps[len(gaps) * 999 // 1000]
+    result.facts["silence_max_ms"] = gaps[-1]
     if job.contender.transactional:
         result.facts["commits_per_s"] = commits_per_s(job, sorted(outputs.appended_ms))
     return result

@@ -136,9 +136,9 @@ cdef class Publisher:
                 self.transaction.fail(0, b"calls in flight leave the transaction no time: raise transaction_timeout_ms, give the stages a "
                                          b"timeout, or set commit_mode = drain_free")
             return
-        if commit and self.transaction.group_metadata_size == 0:
+        if self.transaction.group_metadata_size == 0:
             commit = False                 # nothing to commit under; `wanted` stands
-        elif not commit and now < self.due_ns:
+        if not commit and now < self.due_ns:
             return
         self.take_snapshot(commit)
         self.due_ns = now + self.interval_ns

@@ -419,13 +419,7 @@ class StreamThread:
             self._loop.begin_close(task_id)
         self._closings.append(_Closing(task_ids, time.monotonic_ns() + deadline_ms * 1_000_000))
         if deadline_ms == 0 or self._failed:
-            if any(self._is_uncommitted(task_id) for task_id in known):
-                assert self._transactions is not None
-                self._transactions.transaction.give_up("partitions went to other instances")
             self._finish_close(self._closings.pop(), drained=False)
-
-    def _is_uncommitted(self, task_id: str) -> bool:
-        return self._transactions is not None and self._loop.publisher.is_uncommitted(task_id)
 
     def _tick(self) -> None:
         now = time.monotonic_ns()
@@ -475,17 +469,20 @@ class StreamThread:
 
     def _finish_close(self, closing: _Closing, drained: bool) -> None:
         for task_id in closing.task_ids:
+            if task_id not in self._tasks:
+                continue
+            if self._transactions is not None and self._loop.publisher.is_uncommitted(task_id):
+                # Its effects are in the transaction, and its offsets can no longer be.
+                self._transactions.transaction.give_up("a task was closed before what it had done was committed")
             self._drop_task(task_id)
         if self._workers is not None:
             self._workers.cancel_fenced()
         self._channel.send(TasksClosed(closing.task_ids, drained))
 
     def _drop_task(self, task_id: str) -> None:
-        task = self._tasks.pop(task_id, None)
-        if task is not None:
-            self._loop.fence(task_id)
-            self._loop.remove_task(task_id)
-            self._close_runtime(task)
+        self._loop.fence(task_id)
+        self._loop.remove_task(task_id)
+        self._close_runtime(self._tasks.pop(task_id))
 
     def _close_runtime(self, task: _Task) -> None:
         try:

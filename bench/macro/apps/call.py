@@ -2,9 +2,10 @@
 """JSON → a slow call that is awaited → JSON, BENCH_IN_FLIGHT of them at a time.
 
 BENCH_CALL says how slow, in milliseconds: `10`, `10+90` (two calls, one after the other), or `lognormal:50:500` (median
-and 99th percentile). Each output says when its call started and ended, by the monotonic clock: timers round up, so the
-theory C/L is held against the L that really was. With BENCH_SAY_WHERE=yes it also says where its record came from,
-and when that was written.
+and 99th percentile). One key of a thousand takes BENCH_STALL instead, if that is set. Each output says when its call
+started and ended, by the monotonic clock: timers round up, so the theory C/L is held against the L that really was.
+With BENCH_SAY_WHERE=yes it also says where its record came from, and when that was written. With BENCH_BESIDE, a topic,
+a sink stands beside the call.
 """
 
 import asyncio
@@ -31,10 +32,12 @@ def calls(text: str) -> Callable[[], list[float]]:
 
 
 draw = calls(os.environ["BENCH_CALL"])
+STALL = [float(text) / 1000 for text in [os.environ["BENCH_STALL"]] if text]
+BESIDE = os.environ["BENCH_BESIDE"]
 
 
 async def call(order: dict[str, object]) -> dict[str, object]:
-    lengths = draw()
+    lengths = STALL if STALL and str(order["key"]).endswith("000") else draw()
     order["started_ns"] = time.monotonic_ns()
     for length in lengths:
         await asyncio.sleep(length)
@@ -49,7 +52,9 @@ async def call_and_say_where(order: dict[str, object], ctx: kp.Context) -> dict[
 
 app = kp.App(os.environ["BENCH_APPLICATION_ID"])
 orders = app.stream(os.environ["BENCH_INPUT"], value=kp.serdes.json())
+if BESIDE:
+    orders.to(BESIDE)
 function = call_and_say_where if os.environ["BENCH_SAY_WHERE"] == "yes" else call
-orders.map_values(function, max_in_flight=int(os.environ["BENCH_IN_FLIGHT"])).to(
+orders.map_values(function, name="call", max_in_flight=int(os.environ["BENCH_IN_FLIGHT"])).to(
     os.environ["BENCH_OUTPUT"], value=kp.serdes.json()
 )
