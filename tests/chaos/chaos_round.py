@@ -290,12 +290,14 @@ class ChaosRound:
     # --- instances -----
 
     def _start(self, state_dir: Path | None = None, place: int | None = None) -> Instance:
-        sets = [argument for each in self._settings for argument in ("--set", each)]
         number = next(self._names)
+        state_dir = state_dir or self._directory / f"state-{number}"
+        member = [f"group_instance_id={state_dir.name}"] if self.plan.static else []
+        sets = [argument for each in [*self._settings, *member] for argument in ("--set", each)]
         instance = Instance(
             [str(APP), "--threads", str(self.plan.threads), *sets],
             self._environment,
-            state_dir or self._directory / f"state-{number}",
+            state_dir,
             self._directory / f"instance-{number}.log",
             self._group,
         )

@@ -119,13 +119,17 @@ class Round:
     instances: int
     """At its start."""
     transaction_timeout_ms: int
+    static: bool
+    """Whether members have a group.instance.id, so that a quick restart moves nothing. Under the `consumer` protocol
+    brokers refuse the successor of a member that died until its session has ended."""
     seed: int
     """Of the load."""
     faults: tuple[Fault, ...]
 
     def __str__(self) -> str:
         return (
-            f"round {self.number}: {'+'.join(self.shapes)}, {self.protocol} protocol, {self.instances} instance(s) of "
+            f"round {self.number}: {'+'.join(self.shapes)}, {self.protocol} protocol"
+            f"{', static members' if self.static else ''}, {self.instances} instance(s) of "
             f"{self.threads} stream threads, transaction timeout {self.transaction_timeout_ms} ms"
         )
 
@@ -201,14 +205,16 @@ def _round(
         kind = card if isinstance(card, Kind) else _member_event(instances, chance)
         faults.append(fault(kind))
         instances += (kind is Kind.JOIN) - (kind is Kind.LEAVE)
+    # Each shape meets both in turn.
+    protocol = ("classic", "consumer")[(first_protocol + number + number // 4) % 2]
     return Round(
         number=number,
         shapes=shapes,
-        # Each shape meets both in turn, whatever comes of rounding.
-        protocol=("classic", "consumer")[(first_protocol + number + number // 4) % 2],
+        protocol=protocol,
         threads=threads,
         instances=first,
         transaction_timeout_ms=transaction_timeout_ms,
+        static=chance.random() < 0.5 and protocol == "classic",
         seed=chance.randrange(1 << 30),
         faults=tuple(faults),
     )

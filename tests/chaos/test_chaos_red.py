@@ -46,6 +46,7 @@ def broken_round(shape: str, instances: int, transaction_timeout_ms: int, happen
         threads=2,
         instances=instances,
         transaction_timeout_ms=transaction_timeout_ms,
+        static=False,
         seed=1,
         faults=happen,
     )
