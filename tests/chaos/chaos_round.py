@@ -12,7 +12,7 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Final, TypeVar
@@ -278,7 +278,7 @@ class ChaosRound:
         """The application has committed all of the topic, and is down, when the topic goes."""
         recreated.stop_load()
         recreated.expect()
-        self._wait_for(recreated)
+        self._wait_for(recreated, [recreated.topic])  # hand-off topics go on filling from the other inputs
         count = len(self._running)
         while self._running:
             self._end(self._running.pop())
@@ -359,14 +359,14 @@ class ChaosRound:
 
     # --- the end -----
 
-    def _wait_for(self, ended: Input) -> None:
-        """Until everything of an input is in the output, and committed to its end, hand-off topics included."""
+    def _wait_for(self, ended: Input, topics: Iterable[str]) -> None:
+        """Until everything of an input is in the output, and `topics` are committed to their end."""
         self._wait(
             lambda: self._watcher.books.missing(ended.expected) == 0,
             f"all outputs of {ended.topic}",
             timeout_s=WAIT_S,
         )
-        for topic in [ended.topic, *self._handoffs()]:
+        for topic in topics:
             self._wait(
                 lambda topic=topic: self._is_committed(topic), f"{topic} is committed to its end", WAIT_S
             )
@@ -388,7 +388,7 @@ class ChaosRound:
             each.stop_load()
             each.expect()
         for each in self.inputs:
-            self._wait_for(each)
+            self._wait_for(each, [each.topic, *self._handoffs()])
         while self._running:
             self._end(self._running.pop())
         self._wait(
