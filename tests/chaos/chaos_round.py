@@ -257,7 +257,14 @@ class ChaosRound:
         instance.signal_all(signal.SIGCONT)
 
     def _take_broker_away(self, fault: Fault) -> None:
-        """And see the application go on without it, before it is back."""
+        """And see the application go on without it, before it is back.
+
+        Not in the middle of a start, which ends with a word where it has waited for the controller for too long.
+        """
+        for instance in self._running:
+            instance.wait_until(
+                lambda instance=instance: instance.logged("starting"), "it has looked at the cluster"
+            )
         seen = self._watcher.count
         if fault.kind is Kind.BROKER_KILL:
             self._cluster.kill(fault.broker)
