@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Thin over ci/: each target is one command that also works without make. A fresh clone needs only this file's targets.
 
-.PHONY: demo test dev lint bench kills chaos clean
+.PHONY: demo test dev lint bench kills chaos chaos-at-least-once clean
 
 demo:   ## the demonstration: builds what it needs, then runs without Kafka and without a network
 	ci/bootstrap.sh demo
@@ -25,7 +25,12 @@ kills:  ## kill -9 of stream threads and supervisors in mid-run, RUNS times over
 	ci/bootstrap.sh test
 	KAFKAPROC_TEST_KILL_RUNS=$(or $(RUNS),50) .venv/bin/python -m pytest -rP -k kill_9 tests/integration/test_kills.py
 
-chaos:  ## everything that can happen to instances, in SEEDS random orders
+chaos:  ## exactly-once under fire: everything that can happen, for SECONDS, in the order that SEED gives
+	ci/bootstrap.sh test
+	KAFKAPROC_TEST_CHAOS_SECONDS=$(or $(SECONDS),1800) KAFKAPROC_TEST_CHAOS_SEED=$(or $(SEED),1) \
+		.venv/bin/python -m pytest -rP tests/chaos
+
+chaos-at-least-once:  ## the same under at-least-once, without brokers that die, in SEEDS random orders
 	ci/bootstrap.sh test
 	KAFKAPROC_TEST_CHAOS_SEEDS=$(or $(SEEDS),20) .venv/bin/python -m pytest -rP tests/integration/test_chaos.py
 

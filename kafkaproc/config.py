@@ -231,7 +231,8 @@ def _check_together(settings: Settings) -> None:
             "session_timeout_ms has no effect under group_protocol = 'consumer': the broker's "
             "group.consumer.session.timeout.ms counts. Leave it out, or use group_protocol = 'classic'"
         )
-    _check_order(settings, "session_timeout_ms", "max_poll_interval_ms")
+    if settings.group_protocol == "classic":  # else it has no effect, its default neither
+        _check_order(settings, "session_timeout_ms", "max_poll_interval_ms")
     _check_order(settings, "shutdown_timeout_ms", "max_poll_interval_ms")
     _check_order(settings, "restart_backoff_ms", "restart_backoff_max_ms")
     _check_exactly_once(settings)

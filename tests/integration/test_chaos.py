@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Up to three instances under load, and everything that can happen to them, in a random order that the seed gives.
 
-KAFKAPROC_TEST_CHAOS_SEEDS sets how many seeds there are (`make chaos SEEDS=20`), KAFKAPROC_TEST_CHAOS_EVENTS how much
+KAFKAPROC_TEST_CHAOS_SEEDS sets how many seeds there are (`make chaos-at-least-once SEEDS=20`),
+KAFKAPROC_TEST_CHAOS_EVENTS how much
 happens in each.
 """
 

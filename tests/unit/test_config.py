@@ -88,6 +88,12 @@ def test_membership_settings_follow_the_group_protocol_and_stay_out_of_fetchers(
     assert "group.protocol" not in classic.fetch_conf()
 
 
+def test_a_session_timeout_that_has_no_effect_bounds_nothing() -> None:
+    short = {"max_poll_interval_ms": 30_000, "shutdown_timeout_ms": 1_000}
+    assert load({**short, "group_protocol": "consumer"}).max_poll_interval_ms == 30_000
+    assert "session_timeout_ms = 45000 (default)" in refusal(short)
+
+
 def test_no_client_ever_commits_by_itself() -> None:
     for conf in (load().consumer_conf(), load().fetch_conf()):
         assert conf["enable.auto.commit"] == "false"
