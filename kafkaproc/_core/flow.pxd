@@ -45,6 +45,7 @@ cdef struct Partition:
     bint at_end                          # the last fetch reached the end of the log
     bint changed                         # since the last snapshot
     bint advanced                        # likewise, in what is to be committed: offsets became complete
+    bint done                            # likewise, of records that were taken: they may have effects in the transaction
     const char *topic_name               # borrowed
     bint unplaced                        # where it begins is in no commit of ours, and nothing of it was taken yet
     int64_t stream_time_ms
@@ -64,6 +65,7 @@ cdef struct Task:
     Partition *partitions
     int64_t open_events                  # scheduled or running
     int64_t open_origins
+    int64_t open_effects                 # of them those that have made outputs already (commit_mode drain)
     int64_t buffered_bytes               # of its records that wait for Python, and of its events
     int stage_count
     int32_t *stages                      # of its sub-topology: their bounds stop its intake

@@ -276,8 +276,9 @@ cdef class Collector:
         if self.whole_records and self.output_count > self.savepoint and (
                 self.made != NULL or (self.origin != NULL and self.origin.pending > (self.replayed != NULL))):
             self.inconsistent = True       # the planner cuts where this could happen
-        if self.origin != NULL and self.output_count > self.savepoint:
+        if self.origin != NULL and self.output_count > self.savepoint and not self.origin.effects:
             self.origin.effects = True
+            self.task.open_effects += 1
         self.made = NULL
         if self.replayed == NULL and self.origin == NULL:
             self._complete(self.partition, self.offset, self.life)
@@ -394,6 +395,7 @@ cdef class Collector:
             self.inconsistent = True       # a bug: the thread stops rather than publish a wrong offset
         partition.changed = True
         partition.advanced = True
+        partition.done = True
         self.completed_records += 1
 
     # --- events --------------------------------------------------------------------------------------------------
@@ -445,7 +447,8 @@ cdef class Collector:
 
     cdef void _drop_from_origin(self, Origin *origin) noexcept nogil:
         origin.dropped = True
-        if origin.effects and self.transactional and self.transaction_error == 0:
+        # At its fencing it was looked at whether a task has such.
+        if origin.effects and self.transactional and self.transaction_error == 0 and origin.partition.task.state != TASK_FENCED:
             self.transaction_error = ERR__INCONSISTENT       # commit_mode drain: part of the record is in the transaction
         origin.pending -= 1
         if origin.pending == 0:
@@ -472,6 +475,7 @@ cdef class Collector:
 
     cdef void _free_origin(self, Origin *origin) noexcept nogil:
         origin.partition.task.open_origins -= 1
+        origin.partition.task.open_effects -= origin.effects
         origin.next = self.free_origins
         self.free_origins = origin
 

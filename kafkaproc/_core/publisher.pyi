@@ -9,8 +9,8 @@ class Publisher:
     def drain_s(self) -> float:
         """How long commits have waited for calls in flight, together (commit_mode: drain)."""
 
-    def is_uncommitted(self, task_id: str) -> bool:
-        """Whether anything that the task did is in no committed transaction yet."""
+    def has_effects(self, task_id: str) -> bool:
+        """Whether the open transaction may hold effects of the task, for whose offsets no commit is under way."""
 
     @property
     def published(self) -> int:

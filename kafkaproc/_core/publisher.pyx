@@ -75,14 +75,14 @@ cdef class Publisher:
     def drain_s(self) -> float:
         return self.drain_ns / 1e9
 
-    def is_uncommitted(self, str task_id) -> bool:
-        """Whether anything that the task did is in no committed transaction yet."""
+    def has_effects(self, str task_id) -> bool:
+        """Whether the transaction that is open may hold effects of the task, for whose offsets no commit is under way."""
         cdef Task *task = (<TaskHandle>self.tasks.handles[task_id]).task
         cdef int index
         for index in range(task.partition_count):
-            if task.partitions[index].advanced:
+            if task.partitions[index].done:
                 return True
-        return False
+        return task.open_effects > 0
 
     def start_anew(self):
         """The transaction was given up, and its tasks with it."""
@@ -227,6 +227,7 @@ cdef class Publisher:
                 partition.changed = False
                 staged.advanced = partition.advanced
                 partition.advanced = False
+                partition.done = False
                 staged.partition = partition
                 staged.slot = partition.slot
                 staged.fields.epoch = partition.epoch

@@ -37,6 +37,9 @@ class TaskTable:
     def open_events(self, task_id: str) -> int:
         """Events that are scheduled or run."""
 
+    def open_effects(self, task_id: str) -> int:
+        """Records of the task that are not complete and have made outputs already."""
+
     def remove(self, task_id: str) -> TaskRuntime:
         """Forgets a task that is quiet or fenced. StreamLoop.remove_task is what to call."""
 

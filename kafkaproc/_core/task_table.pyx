@@ -161,6 +161,9 @@ cdef class TaskTable:
     def open_events(self, str task_id) -> int:
         return (<TaskHandle>self.handles[task_id]).task.open_events
 
+    def open_effects(self, str task_id) -> int:
+        return (<TaskHandle>self.handles[task_id]).task.open_effects
+
     def remove(self, str task_id):
         """Forgets a task that is quiet or fenced. Its memory lives until the last of its events is back. Returns its TaskRuntime."""
         cdef TaskHandle handle = self.handles.pop(task_id)

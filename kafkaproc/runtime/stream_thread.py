@@ -441,10 +441,12 @@ class StreamThread:
                     continue
                 for task_id in running:
                     closing.drained = False
+                    if self._transactions is not None and self._loop.tasks.open_effects(task_id):
+                        # Without cuts: half a record is in the transaction.
+                        self._transactions.transaction.give_up(
+                            "calls of tasks that close were still under way"
+                        )
                     self._loop.fence(task_id)
-                if running and self._transactions is not None and self._settings.commit_mode == "drain":
-                    # Without cuts, what their records have done so far may be in the transaction.
-                    self._transactions.transaction.give_up("calls of tasks that close were still under way")
                 closing.snapshot = self._loop.publisher.request_snapshot()
             elif (published := self._loop.publisher.published >= closing.snapshot) or (
                 # Else it waits, and the supervisor ends this process: what it has not delivered by the time that
@@ -481,7 +483,7 @@ class StreamThread:
         for task_id in closing.task_ids:
             if task_id not in self._tasks:
                 continue
-            if self._transactions is not None and self._has_effects(task_id):
+            if self._transactions is not None and self._loop.publisher.has_effects(task_id):
                 # They are in the transaction, and their offsets can no longer be.
                 self._transactions.transaction.give_up(
                     "a task was closed before what it had done was committed"
@@ -490,13 +492,6 @@ class StreamThread:
         if self._workers is not None:
             self._workers.cancel_fenced()
         self._channel.send(TasksClosed(closing.task_ids, drained))
-
-    def _has_effects(self, task_id: str) -> bool:
-        """Whether the transaction that is open may hold some of this task's."""
-        drains = self._settings.commit_mode == "drain"  # then also those of records with calls under way
-        return self._loop.publisher.is_uncommitted(task_id) or (
-            drains and self._loop.tasks.open_events(task_id) > 0
-        )
 
     def _drop_task(self, task_id: str) -> None:
         self._loop.fence(task_id)

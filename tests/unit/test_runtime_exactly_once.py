@@ -7,7 +7,7 @@ A supervisor whose loop does not run: tests say what happens, and see what it te
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class FakeGroup:
     def __init__(self, *_: object, **__: object) -> None:
         self.submitted: list[object] = []
         self.refetched: list[frozenset[TopicPartition]] = []
+        self.numbers: dict[TopicPartition, int] = {}
 
     def start(self, topics: object) -> None: ...
     def know(self, revision: int) -> None: ...
@@ -62,8 +63,13 @@ class FakeGroup:
     def submit(self, pairs: object) -> None:
         self.submitted.append(pairs)
 
-    def refetch(self, partitions: frozenset[TopicPartition]) -> None:
-        self.refetched.append(partitions)
+    def refetch(self, numbers: Mapping[TopicPartition, int]) -> None:
+        self.refetched.append(frozenset(numbers))
+        self.numbers.update(numbers)
+
+    def fetched(self, partition: TopicPartition, pair: OffsetPair) -> OffsetsFetched:
+        """The answer to the last question about it."""
+        return OffsetsFetched({partition: pair}, {partition: self.numbers.get(partition, -1)})
 
 
 class Scene:
@@ -108,7 +114,7 @@ class Scene:
     def run_tasks(self, offset: int = 7) -> None:
         """Both tasks, on a thread each."""
         pairs: dict[TopicPartition, OffsetPair | None] = dict.fromkeys(PARTITIONS, OffsetPair(offset, "set"))
-        self.happens(PartitionsAssigned(pairs, TOPICS))
+        self.happens(PartitionsAssigned(pairs, TOPICS, {}))
         for index, command in self.told():
             assert isinstance(command, AssignTasks)
             (task,) = command.tasks
@@ -202,7 +208,7 @@ def test_i4_an_aborted_task_starts_where_the_group_says_and_not_before_it_has_sa
     scene.reply(scene.threads[0], TasksAborted(("0_0",)))
     assert scene.group.refetched == [frozenset([PARTITIONS[0]])]
     assert scene.told() == []
-    scene.happens(OffsetsFetched({PARTITIONS[0]: OffsetPair(8, "fetched")}))
+    scene.happens(scene.group.fetched(PARTITIONS[0], OffsetPair(8, "fetched")))
     assert starts(scene.told()) == [(0, "0_0", 8, "fetched")]
 
 
@@ -213,7 +219,7 @@ def test_i4_a_closed_task_is_fetched_again_too(scene: Scene) -> None:
     scene.reply(scene.threads[0], TasksClosed(("0_0",), drained=False))
     assert scene.told() == []
     assert scene.group.refetched == [frozenset([PARTITIONS[0]])]
-    scene.happens(OffsetsFetched({PARTITIONS[0]: OffsetPair(8)}))
+    scene.happens(scene.group.fetched(PARTITIONS[0], OffsetPair(8)))
     assert starts(scene.told()) == [(0, "0_0", 8, "")]
 
 
@@ -238,7 +244,7 @@ def test_i4_tasks_of_a_dead_thread_wait_for_its_successor_and_a_fetch(scene: Sce
     scene.reply(dead, Ready(2))
     assert scene.group.refetched == [frozenset([PARTITIONS[0]])]
     assert scene.told() == []
-    scene.happens(OffsetsFetched({PARTITIONS[0]: OffsetPair(11, "fetched")}))
+    scene.happens(scene.group.fetched(PARTITIONS[0], OffsetPair(11, "fetched")))
     assert starts(scene.told()) == [(0, "0_0", 11, "fetched")]
 
 
@@ -247,10 +253,10 @@ def test_i4_a_fetch_that_comes_too_late_is_none(scene: Scene) -> None:
     scene.run_tasks()
     scene.reply(scene.threads[0], TasksAborted(("0_0",)))
     scene.happens(PartitionsLost(frozenset([PARTITIONS[0]]), 1))
-    scene.happens(OffsetsFetched({PARTITIONS[0]: OffsetPair(8)}))
+    scene.happens(scene.group.fetched(PARTITIONS[0], OffsetPair(8)))
     assert scene.told() == []
     assert scene.supervisor._commits.ledger.position(PARTITIONS[0]) is None
-    scene.happens(PartitionsAssigned({PARTITIONS[0]: OffsetPair(30)}, TOPICS))
+    scene.happens(PartitionsAssigned({PARTITIONS[0]: OffsetPair(30)}, TOPICS, {}))
     assert starts(scene.told()) == [(0, "0_0", 30, "")]
 
 
@@ -294,10 +300,10 @@ def test_i4_a_task_that_is_lost_while_it_is_being_closed_is_told_so_and_both_ans
     assert close.deadline_ms > 0
     scene.happens(PartitionsLost(lost, 2))
     assert scene.told() == [(0, CloseTasks(("0_0",), 0))]
-    scene.happens(PartitionsAssigned({PARTITIONS[0]: OffsetPair(30)}, TOPICS))
+    scene.happens(PartitionsAssigned({PARTITIONS[0]: OffsetPair(30)}, TOPICS, {}))
     scene.reply(scene.threads[0], TasksClosed(("0_0",), drained=False))
     assert (scene.told(), scene.group.refetched) == ([], [])
     scene.reply(scene.threads[0], TasksClosed(("0_0",), drained=False))
     assert scene.told() == [], "and its offsets are fetched first"
-    scene.happens(OffsetsFetched({PARTITIONS[0]: OffsetPair(31)}))
+    scene.happens(scene.group.fetched(PARTITIONS[0], OffsetPair(31)))
     assert starts(scene.told()) == [(0, "0_0", 31, "")]
