@@ -4,7 +4,7 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 cdef enum:
-    METADATA_HEADER_CHARS_MAX = 96          # what the budget keeps back for a header; this version's is shorter
+    METADATA_HEADER_CHARS_MAX = 96          # what the budget keeps back for a header; this version's is shorter, which leaves room for a NUL
     METADATA_SPAN_MAX = 1 << 30             # offsets; the widest span that is written or believed
 
 cdef enum:

@@ -236,8 +236,7 @@ class Admin:
         known = {name: int(entry.value) for name, entry in config.items() if name in _LIMITS and entry.value}
         defaults = BrokerLimits()
         return BrokerLimits(
-            # The NUL that confluent-kafka sends behind the text counts.
-            metadata_chars=min(known.get(_METADATA_LIMIT, METADATA_BUDGET_CHARS), METADATA_BUDGET_CHARS) - 1,
+            metadata_chars=min(known.get(_METADATA_LIMIT, METADATA_BUDGET_CHARS), METADATA_BUDGET_CHARS),
             consumer_session_timeout_ms=known.get(_SESSION_LIMIT, defaults.consumer_session_timeout_ms),
         )
 

@@ -41,7 +41,7 @@ class TopicInfo(NamedTuple):
 class BrokerLimits(NamedTuple):
     """What a broker allows; its defaults where it does not say."""
 
-    metadata_chars: int = METADATA_BUDGET_CHARS - 1
+    metadata_chars: int = METADATA_BUDGET_CHARS
     """Commit metadata of one partition, at most limits.METADATA_BUDGET_CHARS."""
     consumer_session_timeout_ms: int = 45_000
     """Silence after which a member is expelled, under the `consumer` protocol."""

@@ -543,7 +543,11 @@ class StreamThread:
         assert failure is not None
         level = logging.INFO if self._shutting_down or not self._tasks else logging.WARNING
         log.log(
-            level, "a transaction was given up, %d task(s) start anew: %s", len(self._tasks), failure.text
+            level,
+            "a transaction was given up%s, %d task(s) start anew: %s",
+            " with its producer" if failure.needs_producer else "",
+            len(self._tasks),
+            failure.text,
         )
         self._aborted.update(self._tasks)
         for closing in self._closings:

@@ -15,14 +15,15 @@ from chaos_schedule import Kind
 from kafkaproc.testing.instance import Instance
 
 ABORTED: Final = "transactions given up"
-FENCED: Final = "transactions given up by a broker's fence"
+FENCED: Final = "transactions given up with a producer that was fenced, or had to be"
 RERUN: Final = "stream threads started again"
 LEASE: Final = "supervisors that found their lease old"
 LOST: Final = "partitions lost to other instances, times"
 MOVED: Final = "tasks handed over between stream threads of an instance"
 
 _FENCES: Final = re.compile(
-    r"fenced|generation|epoch|unknown member|producer attempted|transactional.id mapping", re.IGNORECASE
+    r"with its producer|fenced|generation|epoch|unknown member|producer attempted|transactional.id mapping",
+    re.IGNORECASE,
 )
 _RUNS: Final = re.compile(r"^(\S*[Ss]tream-?[Tt]hread\S*) runs (.*)$")
 
@@ -71,7 +72,7 @@ class Figures:
         if "a transaction was given up" in text:
             reason = text.partition(": ")[2]
             self.events[ABORTED] += 1
-            self.events[FENCED] += _FENCES.search(reason) is not None
+            self.events[FENCED] += _FENCES.search(text) is not None
             self.reasons[re.sub(r"\d+|\[.*?\]", "#", reason)[:100]] += 1
         self.events[RERUN] += " starts again in " in text
         self.events[LEASE] += "the supervisor did not run for" in text
