@@ -141,10 +141,7 @@ def test_i4_the_broker_is_away_for_longer_than_a_transaction_lasts(
         instance = paced(flow, "--set", "transaction_timeout_ms=1100")
         flow.wait_for_outputs(500)
         kafka_cluster.kill()
-        killed_at = time.time()
-        instance.wait_until(
-            lambda: time.time() - killed_at > 3 and instance.logged("given up"), "transactions time out"
-        )
+        instance.wait_until(lambda: instance.logged("given up"), "transactions time out")
         kafka_cluster.restart()
         flow.wait_for_outputs(flow.load.record_count + 300)
     print(flow.finish(duplicate_max=0))
