@@ -128,7 +128,8 @@ cdef class Publisher:
         self.published_number = self.snapshot_number
 
     cdef void _publish_transactional(self, int64_t now) noexcept nogil:
-        cdef bint commit = self.wanted or now >= self.commit_due_ns
+        # Without metadata there is nothing to commit under; `wanted` stands.
+        cdef bint commit = (self.wanted or now >= self.commit_due_ns) and self.transaction.group_metadata_size > 0
         if self.transaction.look() != TRANSACTION_OPEN:
             return
         if self.collector.transaction_error:
@@ -142,8 +143,6 @@ cdef class Publisher:
                 self.transaction.fail(0, b"calls in flight leave the transaction no time: raise transaction_timeout_ms, give the stages a "
                                          b"timeout, or set commit_mode = drain_free")
             return
-        if self.transaction.group_metadata_size == 0:
-            commit = False                 # nothing to commit under; `wanted` stands
         if not commit and now < self.due_ns:
             return
         self.take_snapshot(commit)

@@ -51,6 +51,12 @@ COMPLAIN_S: Final = 10.0
 ANSWER_POLL_S: Final = 0.02
 """How soon a rebalance goes on once it is answered."""
 
+REJOIN_S: Final = 1.0
+"""Between two tries to join under a group_instance_id that the group still knows as another member's."""
+
+REJOIN_MARGIN_S: Final = 10.0
+"""How much longer than that member's session it is tried."""
+
 
 @dataclass(frozen=True)
 class PartitionsAssigned:
@@ -161,7 +167,8 @@ class _Commit:
 
 
 class GroupMembership:
-    """See the module. `answer_timeout_s` is how long a rebalance waits for the supervisor."""
+    """See the module. `answer_timeout_s` is how long a rebalance waits for the supervisor, `session_timeout_s` how long
+    the group believes in a member of the `consumer` protocol that is dead."""
 
     def __init__(
         self,
@@ -172,12 +179,16 @@ class GroupMembership:
         post: Callable[[GroupEvent], None],
         *,
         answer_timeout_s: float,
+        session_timeout_s: float,
     ) -> None:
         self._settings = settings
+        self._client_id = client_id
         self._admin = admin
         self._sources = sources
         self._post = post
         self._answer_timeout_s = answer_timeout_s
+        self._session_timeout_s = session_timeout_s
+        self._give_up_joining_at = 0.0
         self._held: set[TopicPartition] = set()
         self._unprepared: set[TopicPartition] = set()
         self._refetches: queue.SimpleQueue[Mapping[TopicPartition, int]] = queue.SimpleQueue()
@@ -277,9 +288,32 @@ class GroupMembership:
     def _poll_once(self, timeout_s: float) -> bool:
         """Whether nothing was amiss: an error ends a poll, with what may stand behind it still in the queue."""
         problems = self._consumer.poll(timeout_s)
+        if any(problem.name == "UNRELEASED_INSTANCE_ID" for problem in problems) and self._join_again():
+            return False
         for problem in problems:
             self._post(GroupTrouble(problem))
         return not problems
+
+    def _join_again(self) -> bool:
+        """Under the `consumer` protocol a static member that died keeps its place from its own successor until its
+        session ends (KIP-848). librdkafka takes that for fatal. False where it has lasted longer: the other one lives.
+        """
+        now = time.monotonic()
+        if not self._give_up_joining_at:
+            self._give_up_joining_at = now + self._session_timeout_s + REJOIN_MARGIN_S
+            log.warning(
+                "the group still has a member with group_instance_id %s: waiting until its session has ended, "
+                "%g s after it died",
+                self._settings.group_instance_id,
+                self._session_timeout_s,
+            )
+        if now >= self._give_up_joining_at:
+            return False
+        self._consumer.close()
+        self._stop.wait(REJOIN_S)
+        self._consumer = GroupConsumer(self._settings, self._client_id, self)
+        self._consumer.subscribe(self._topics)
+        return True
 
     def _prepare(self) -> None:
         """Asks where partitions stand. Those of the last assignments are the supervisor's only then."""
@@ -403,6 +437,7 @@ class GroupMembership:
     # --- GroupListener, called inside poll, subscribe and close -----
 
     def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
+        self._give_up_joining_at = 0.0
         self._held |= partitions
         self._unprepared |= partitions
         self._prepare_again_at = 0.0

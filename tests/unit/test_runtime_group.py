@@ -20,6 +20,7 @@ from kafkaproc.runtime.group import (
     GroupEvent,
     GroupMembership,
     GroupMetadataChanged,
+    GroupTrouble,
     PartitionsLost,
     PartitionsRevoked,
 )
@@ -78,6 +79,9 @@ class FakeConsumer:
         self.listener = listener
         self.metadata = b""
         self.polls: list[Callable[[Any], None]] = []
+        self.problems: list[GroupProblem] = []
+
+    def subscribe(self, topics: object) -> None: ...
 
     def group_metadata(self) -> bytes:
         return self.metadata
@@ -85,7 +89,7 @@ class FakeConsumer:
     def poll(self, timeout_s: float) -> list[GroupProblem]:
         if self.polls:
             self.polls.pop(0)(self.listener)
-        return []
+        return self.problems
 
     def close(self) -> None: ...
 
@@ -104,6 +108,7 @@ class Membership:
             sources=Sources(app.build()),
             post=self.post,
             answer_timeout_s=0.01,
+            session_timeout_s=45.0,
         )
         self.consumer: FakeConsumer = self.group._consumer  # type: ignore[assignment]
         self.answers = True
@@ -160,6 +165,29 @@ def test_a_revocation_that_nobody_answers_is_told_as_a_loss(membership: Membersh
     assert isinstance(revoked, PartitionsRevoked)
     assert isinstance(lost, PartitionsLost)
     assert lost.revision > revoked.revision
+
+
+def test_a_static_member_whose_predecessor_is_still_known_waits_for_its_session_and_no_longer(
+    membership: Membership, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """librdkafka takes it for fatal: each try has a consumer of its own."""
+    now = 1_000.0
+    monkeypatch.setattr(group_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(group_module, "REJOIN_S", 0.0)
+    problem = GroupProblem("UNRELEASED_INSTANCE_ID", "another instance runs under this group_instance_id", True)
+    consumers = set()
+
+    def poll() -> list[GroupEvent]:
+        consumers.add(membership.group._consumer)
+        membership.group._consumer.problems = [problem]  # type: ignore[attr-defined]
+        return membership.poll()
+
+    assert poll() == []
+    now += 45 + group_module.REJOIN_MARGIN_S - 1
+    assert poll() == []
+    now += 2
+    assert poll() == [GroupTrouble(problem)]
+    assert len(consumers) == 3
 
 
 # --- the board: what waits for offsets, and for every close that was told -----

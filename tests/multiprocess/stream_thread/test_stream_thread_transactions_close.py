@@ -235,6 +235,23 @@ def test_i4_a_draining_commit_waits_for_calls_and_stops_intake(coordinated: Benc
         assert runs(bench.log(sink)) == [(number, 1) for number in range(22)]
 
 
+def test_i4_nothing_is_drained_while_there_is_no_membership_to_commit_under(coordinated: Bench) -> None:
+    bench = coordinated
+    source, sink = quiet_topic(bench), quiet_topic(bench)
+    gate = Gate()
+    app = Runs(lambda number, run: gate if number == 0 else None).app(source, sink)
+    with bench.run(app, **DRAIN) as thread:
+        thread.assign()
+        bench.feed(source, numbered(["a", "b"]))
+        bench.outputs(sink, 1)
+        thread.beats(5)
+        bench.feed(source, numbered((f"k{number}" for number in range(20)), start=2))
+        bench.outputs(sink, 21)
+        gate.open()
+        thread.join()
+        thread.finish(source, 22)
+
+
 def test_i4_a_call_that_leaves_the_transaction_no_time_aborts_it_in_words(
     coordinated: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
