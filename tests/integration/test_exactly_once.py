@@ -129,7 +129,7 @@ def test_i4_fewer_threads_than_before_leave_no_transaction_open(flows: FlowFacto
         instance.kill()
     instance = paced(flow, *settings, "--threads", "1")
     print(flow.finish(duplicate_max=0))
-    assert instance.logged("ending what former stream threads have left open")
+    assert instance.logged("ended what former stream threads have left open")
     assert instance.terminate() == 0
 
 
