@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import time
 from functools import partial
@@ -146,6 +147,27 @@ def test_i4_the_broker_is_away_for_longer_than_a_transaction_lasts(
         flow.wait_for_outputs(flow.load.record_count + 300)
     print(flow.finish(duplicate_max=0))
     assert instance.terminate() == 0
+
+
+def test_i4_of_two_instances_with_one_identity_one_ends_and_says_why(flows: FlowFactory) -> None:
+    """A copied state directory: each fences the other, for ever, if neither gives in."""
+    flow = exactly_once_flow(flows, partitions=4)
+    with flow.load.at_rate(300):
+        instances = [paced(flow, "--threads", "1")]
+        flow.wait_for_outputs(300)
+        copied = flow.directory / "copy" / flow.group
+        copied.mkdir(parents=True)
+        shutil.copy(flow.directory / "state" / flow.group / "instance-id", copied)
+        instances.append(paced(flow, "--threads", "1", state="copy"))
+        wait_until(lambda: not all(each.running for each in instances), WAIT_S, "one gives in")
+        ended, stays = sorted(instances, key=lambda each: each.running)
+        assert ended.wait() == 1
+        (line,) = ended.logged("fenced 10 times within a minute")
+        assert "Delete the file instance-id in one of the two" in line["message"]
+        stays.wait_until_running(4)
+        flow.wait_for_outputs(flow.load.record_count)
+    print(flow.finish(duplicate_max=0))
+    assert stays.terminate() == 0
 
 
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])

@@ -5,12 +5,15 @@ nothing more is; and a broker that is away holds up no shutdown. The drain mode'
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from stream_thread_support import Bench, Gate, numbered
 from transaction_support import (
     EXACTLY_ONCE,
     ILLEGAL_GENERATION,
+    JSON,
+    STRING,
     Runs,
     committed_offsets,
     hang_commits,
@@ -19,6 +22,7 @@ from transaction_support import (
     runs,
 )
 
+import kafkaproc as kp
 from kafkaproc._core.mock_cluster import ApiKey
 from kafkaproc.runtime import stream_thread
 from kafkaproc.runtime.messages import TasksAborted, TasksClosed
@@ -258,3 +262,39 @@ def test_i4_a_call_that_leaves_the_transaction_no_time_aborts_it_in_words(
         gate.open()
         thread.until(lambda: not thread.segment.in_flight())
         assert [each for each in runs(bench.log(sink)) if each[0] == 0] == [(0, 2)]
+
+
+def test_i8_a_blocking_call_of_a_lost_task_holds_up_no_drain(coordinated: Bench) -> None:
+    """Nobody can end it. The other task commits, and goes on to, while it still runs; it has no effect at its end."""
+    bench = coordinated
+    source, sink = quiet_topic(bench, 2), quiet_topic(bench)
+    gate = Gate()
+    ended: list[int] = []
+
+    def call(value: Any) -> Any:
+        if value["i"] == 0:
+            gate.wait_blocking()
+        ended.append(value["i"])
+        return value
+
+    app = kp.App("test")
+    app.stream(source, key=STRING, value=JSON).map_values(kp.blocking(call)).to(sink, value=JSON)
+    for partition in range(2):
+        bench.feed(source, numbered(["k"], start=10 * partition), partition=partition)
+    with bench.run(app, **DRAIN) as thread:
+        thread.join()
+        thread.assign()
+        assert numbers(bench.outputs(sink, 1)) == [10]
+        thread.beats(2)
+        assert thread.committable(source, 1) <= 0, "the commit waits for the call"
+        assert not thread.close_tasks("0_0", deadline_ms=0).drained
+        thread.until(lambda: thread.committable(source, 1) == 1)
+        bench.feed(source, numbered(["k"], start=11), partition=1)
+        thread.until(lambda: thread.committable(source, 1) == 2)
+        assert ended == [10, 11]
+        gate.open()
+        thread.until(lambda: ended == [10, 11, 0])
+        thread.until(lambda: not thread.segment.in_flight())
+        thread.beats(2)
+        assert aborted_tasks(thread) == []
+        assert numbers(bench.log(sink)) == [10, 11]
