@@ -5,6 +5,7 @@ nothing more is; and a broker that is away holds up no shutdown. The drain mode'
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -204,6 +205,44 @@ def test_a_shutdown_while_the_brokers_are_away_ends(coordinated: Bench, deadline
         assert committed_offsets(thread, source, 2) == []
     bench.cluster.set_up()
     let_go_of_abandoned()
+
+
+SPAWNED = """
+import kafkaproc as kp
+
+async def call(value):
+    return value
+
+app = kp.App("test")
+app.stream({source!r}, key=kp.serdes.string, value=kp.serdes.json()).map_values(call).to(
+    {sink!r}, value=kp.serdes.json()
+)
+"""
+
+
+def test_a_process_that_ends_under_its_commit_ends_without_a_word(
+    coordinated: Bench, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """But for its log."""
+    bench = coordinated
+    source, sink = quiet_topic(bench), quiet_topic(bench)
+    bench.feed(source, numbered(["a", "b"]))
+    app = tmp_path / "app.py"
+    app.write_text(SPAWNED.format(source=source, sink=sink))
+    with bench.spawn(app, **EXACTLY_ONCE) as thread:
+        thread.assign()
+        bench.outputs(sink, 2)
+        hang_commits(bench, thread)
+        bench.cluster.set_down()
+        thread.shutdown(deadline_ms=0)
+        assert thread.process is not None
+        assert thread.process.returncode == 0
+    bench.cluster.set_up()
+    ours = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("%")]
+    assert ours
+    assert [line for line in ours if not line.startswith("{")] == [], (
+        "what starts with % is the test's own reader"
+    )
 
 
 def let_go_of_abandoned() -> None:
