@@ -41,14 +41,15 @@ def test_i4_a_close_past_its_deadline_commits_what_is_complete(coordinated: Benc
     bench = coordinated
     source, sink = quiet_topic(bench), quiet_topic(bench)
     gate = Gate()
-    bench.feed(source, numbered(["a", "b", "c"]))
     app = Runs(lambda number, run: gate if number == 1 else None).app(source, sink)
-    # Metadata comes at the end only: nothing is committed but by the close.
-    with bench.run(app, **EXACTLY_ONCE | {"commit_mode": mode}) as thread:
+    # The first commit, of nothing, is due at once; the next one so late that the close comes first.
+    with bench.run(app, **EXACTLY_ONCE | {"commit_mode": mode, "commit_interval_ms": 5_000}) as thread:
+        thread.join()
         thread.assign()
+        thread.beats(2)
+        bench.feed(source, numbered(["a", "b", "c"]))
         assert numbers(bench.outputs(sink, 2)) == [0, 2]
         thread.begin_close(deadline_ms=60)
-        thread.join()
         assert not thread.closed().drained
         assert committed_offsets(thread, source, 3) == [0, 2]
         gate.open()
