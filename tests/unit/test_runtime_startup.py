@@ -13,8 +13,10 @@ import pytest
 
 from kafkaproc.clients.admin import _made
 from kafkaproc.clients.diagnosis import Unavailable, broker_error
+from kafkaproc.clients.partitions import OffsetPair, TopicPartition
 from kafkaproc.errors import BrokerError, TopicError
 from kafkaproc.limits import START_PATIENCE_S
+from kafkaproc.runtime.internal_topics import check_leftovers
 from kafkaproc.runtime.startup import patiently
 
 REQUEST_S = 10.0
@@ -95,3 +97,18 @@ def test_elections_and_timeouts_pass_and_refusals_do_not(name: str, passes: bool
     with pytest.raises((BrokerError, TopicError), match="creating internal topic") as error:
         _made(answer, "creating internal topic t", "CREATE")
     assert isinstance(error.value, Unavailable) is passes
+
+
+def test_what_a_former_hand_off_topic_holds_is_asked_again_where_its_leader_is_away() -> None:
+    """Else records that were handed off would be given up unseen."""
+
+    class Leaderless:
+        def committed(self, group: str) -> dict[TopicPartition, OffsetPair]:
+            return {TopicPartition("app-old-handoff", 3): OffsetPair(7)}
+
+        def end_offsets(self, partitions: object) -> dict[TopicPartition, int]:
+            return {}
+
+    admin: Any = Leaderless()
+    with pytest.raises(Unavailable, match="app-old-handoff"):
+        check_leftovers(admin, "app", ["app-old-handoff", "in"], [])
