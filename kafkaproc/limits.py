@@ -96,6 +96,10 @@ CLIENT_REPORTS_MAX: Final = 50
 
 # the supervisor's requests and answers
 
+START_PATIENCE_S: Final = 300
+"""For a cluster that answers to no request of the start, or only with errors that pass: a controller or coordinator
+that is elected, a broker that comes back. Kafka Streams: `task.timeout.ms`."""
+
 COMMIT_REQUEST_MAX_CHARS: Final = 512 * KIB
 """Commit metadata in one request: the broker writes it as one batch, which `max.message.bytes` (1 MiB) bounds."""
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the supervisor and the command line ask the cluster about topics, offsets and the group.
 
-Every call has a deadline and raises BrokerError past it. Used from any thread.
+Every call has a deadline and raises BrokerError past it; one that may go through later raises Unavailable, of which
+the start makes a wait (runtime/startup.py). Used from any thread.
 
 librdkafka's mock cluster, which the demo runs on, names no controller that could be asked to describe anything: there
 topic ids stay unknown, as with brokers before Apache Kafka 2.8.
@@ -24,7 +25,7 @@ from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
-from kafkaproc.clients.diagnosis import unreachable
+from kafkaproc.clients.diagnosis import Unavailable, broker_error, unreachable
 from kafkaproc.clients.partitions import (
     TOPIC_ID_UNKNOWN,
     BrokerLimits,
@@ -99,10 +100,7 @@ class Admin:
                 return
             except ck.KafkaException as error:
                 self._client.poll(0)
-                final = error.args[0].code() == ck.KafkaError._AUTHENTICATION or any(
-                    "authentication" in text.lower() for text in self._reports.texts
-                )
-                if final or time.monotonic() >= deadline:
+                if self._is_refused(error) or time.monotonic() >= deadline:
                     raise unreachable(self._settings, self._reports.texts, timeout_s) from None
 
     def topic_names(self) -> set[str]:
@@ -126,9 +124,18 @@ class Admin:
             return self._client.list_topics(timeout=REQUEST_TIMEOUT_S)
         except ck.KafkaException as error:
             self._client.poll(0)
+            text = f"the cluster did not list its topics: {_words(error)}"
             if self._reports.texts:
-                raise unreachable(self._settings, self._reports.texts, REQUEST_TIMEOUT_S) from None
-            raise BrokerError(f"the cluster did not list its topics: {_words(error)}") from None
+                text = str(unreachable(self._settings, self._reports.texts, REQUEST_TIMEOUT_S))
+            if self._is_refused(error):
+                raise BrokerError(text) from None
+            raise broker_error(error.args[0].code(), text) from None
+
+    def _is_refused(self, error: ck.KafkaException) -> bool:
+        """Whether it is the credentials that keep us out: no patience mends that."""
+        return error.args[0].code() == ck.KafkaError._AUTHENTICATION or any(
+            "authentication" in text.lower() for text in self._reports.texts
+        )
 
     def _topic_ids(self, names: list[str], metadata: Any) -> dict[str, bytes]:
         if _is_mock(metadata) or not names:
@@ -141,7 +148,7 @@ class Admin:
             except _Refused as error:
                 if error.code == ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
                     continue  # deleted between the two requests
-                raise BrokerError(str(error)) from None
+                raise broker_error(error.code, str(error)) from None
             ids[name] = struct.pack(
                 ">qq", topic_id.get_most_significant_bits(), topic_id.get_least_significant_bits()
             )
@@ -184,7 +191,7 @@ class Admin:
     ) -> dict[str, int]:
         """Returns the partition counts of these topics when each is there with that many at least, all with leaders.
 
-        Raises BrokerError where that takes longer than `timeout_s`.
+        Raises Unavailable where that takes longer than `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
         while True:
@@ -198,7 +205,7 @@ class Admin:
             if not late:
                 return {name: len(topics[name].partitions) for name in partition_counts}
             if time.monotonic() >= deadline:
-                raise BrokerError(
+                raise Unavailable(
                     f"internal topic {late[0]} has {there.get(late[0], 0)} of {partition_counts[late[0]]} partitions "
                     f"with a leader that this client may see {timeout_s:g} s after it was created"
                 )
@@ -274,7 +281,7 @@ class Admin:
         try:
             result = _from_coordinator(ask, f"reading the committed offsets of group {group}")
         except _Refused as error:
-            raise BrokerError(str(error)) from None
+            raise broker_error(error.code, str(error)) from None
         return {
             TopicPartition(each.topic, each.partition): OffsetPair(each.offset, each.metadata or "")
             for each in result.topic_partitions
@@ -342,11 +349,11 @@ def _result(future: Future[Any], what: str) -> Any:
     try:
         return future.result(timeout=REQUEST_TIMEOUT_S + _FUTURE_GRACE_S)
     except FutureTimeout:
-        raise BrokerError(f"{what}: no answer within {REQUEST_TIMEOUT_S:g} s") from None
+        raise Unavailable(f"{what}: no answer within {REQUEST_TIMEOUT_S:g} s") from None
     except ck.KafkaException as error:
         cause = error.args[0]
         if cause.code() < 0:  # librdkafka's own: no broker answered
-            raise BrokerError(f"{what}: {_words(error)}") from None
+            raise broker_error(cause.code(), f"{what}: {_words(error)}") from None
         raise _Refused(cause.code(), f"{what}: {_words(error)}") from None
 
 
@@ -356,6 +363,8 @@ def _made(future: Future[Any], what: str, operation: str) -> None:
     except _Refused as error:
         if error.code in _MADE_BY_OTHERS:
             return
+        if isinstance(passing := broker_error(error.code, str(error)), Unavailable):
+            raise passing from None
         mend = (
             f"; grant this client {operation} on it, or create it by hand"
             if error.code in _NOT_ALLOWED

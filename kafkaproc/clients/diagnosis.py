@@ -10,8 +10,43 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+import confluent_kafka as ck
+
 from kafkaproc.errors import BrokerError
 from kafkaproc.settings import Settings
+
+
+class Unavailable(BrokerError):
+    """A request came to nothing for a reason that passes: the same one may go through later."""
+
+
+_PASSING: Final = frozenset(
+    {
+        ck.KafkaError._TIMED_OUT,
+        ck.KafkaError._TIMED_OUT_QUEUE,
+        ck.KafkaError._TRANSPORT,
+        ck.KafkaError._ALL_BROKERS_DOWN,
+        ck.KafkaError._WAIT_COORD,
+        ck.KafkaError.BROKER_NOT_AVAILABLE,
+        ck.KafkaError.CONCURRENT_TRANSACTIONS,
+        ck.KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        ck.KafkaError.COORDINATOR_NOT_AVAILABLE,
+        ck.KafkaError.LEADER_NOT_AVAILABLE,
+        ck.KafkaError.NETWORK_EXCEPTION,
+        ck.KafkaError.NOT_CONTROLLER,
+        ck.KafkaError.NOT_COORDINATOR,
+        ck.KafkaError.NOT_ENOUGH_REPLICAS,
+        ck.KafkaError.NOT_LEADER_FOR_PARTITION,
+        ck.KafkaError.REQUEST_TIMED_OUT,
+        ck.KafkaError.THROTTLING_QUOTA_EXCEEDED,
+    }
+)
+
+
+def broker_error(code: int, text: str) -> BrokerError:
+    """The error with this text for what a client was told."""
+    return Unavailable(text) if code in _PASSING else BrokerError(text)
+
 
 # A phrase in librdkafka's report → what it means. The first that is found wins, so the certain ones come first.
 _MEANINGS: Final = (

@@ -9,7 +9,7 @@ from typing import Final
 
 import confluent_kafka as ck
 
-from kafkaproc.errors import BrokerError
+from kafkaproc.clients.diagnosis import broker_error
 from kafkaproc.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,8 @@ TIMEOUT_S: Final = 10.0
 
 
 def fence(settings: Settings, transactional_ids: Iterable[str]) -> None:
-    """Aborts what is open under each id, or completes what was decided. Raises BrokerError."""
+    """Aborts what is open under each id, or completes what was decided. Raises BrokerError,
+    Unavailable for what may pass."""
     for transactional_id in transactional_ids:
         conf = {
             **settings.producer_conf(),
@@ -31,7 +32,8 @@ def fence(settings: Settings, transactional_ids: Iterable[str]) -> None:
         try:
             producer.init_transactions(TIMEOUT_S)
         except ck.KafkaException as error:
-            raise BrokerError(
+            raise broker_error(
+                error.args[0].code(),
                 f"the transactions of {transactional_id}, a stream thread that this instance had before, cannot be "
-                f"ended: {error.args[0].str()}"
+                f"ended: {error.args[0].str()}",
             ) from None

@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from typing import Any, Final, Protocol
 
 from kafkaproc.clients.admin import Admin
+from kafkaproc.clients.diagnosis import Unavailable
 from kafkaproc.clients.partitions import TopicPartition
 from kafkaproc.errors import TopicError
 from kafkaproc.runtime.assignment import Sources
@@ -72,11 +73,11 @@ def ensure_internal_topics(
     missing = {topic: count for topic, count in needed.items() if topic not in there}
     short = {topic: count for topic, count in needed.items() if topic in there and there[topic] < count}
     if missing:
-        log.info("creating internal topics", extra={"topics": missing})
         admin.create_topics(missing, INTERNAL_TOPIC_CONFIG, replication_factor)
+        log.info("created internal topics", extra={"topics": missing})
     if short:
-        log.info("adding partitions to internal topics", extra={"topics": short})
         admin.grow_topics(short)
+        log.info("added partitions to internal topics", extra={"topics": short})
     if missing or short:
         # One that another instance has made meanwhile may be larger: then it sees another input than this one.
         _check_not_larger(needed, admin.wait_for_topics(needed))
@@ -125,7 +126,12 @@ def check_leftovers(
     committed = {
         each: pair.offset for each, pair in admin.committed(application_id).items() if each.topic in left
     }
-    for partition, end_offset in sorted(admin.end_offsets(committed).items()):
+    end_offsets = admin.end_offsets(committed)
+    if unknown := sorted(committed.keys() - end_offsets.keys()):
+        raise Unavailable(
+            f"whether {unknown[0]}, of a former hand-off topic, is processed: its leader does not say"
+        )
+    for partition, end_offset in sorted(end_offsets.items()):
         # One offset is left where all is done: the marker of the transaction that handed the last record off.
         if (count := end_offset - committed[partition]) > 1:
             raise TopicError(

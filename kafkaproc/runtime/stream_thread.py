@@ -21,6 +21,7 @@ for every failure, and it never rests on what this process remembers.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import select
@@ -258,11 +259,11 @@ class StreamThread:
             log.warning(
                 "a call or a resource still holds its thread after %s s; it is abandoned", WORKERS_STOP_S
             )
-            _abandoned.append(self)
+            self._abandon()
         if self._loop is not None:
             self._loop.close()
         if self._transactions is not None and not self._transactions.close():
-            _abandoned.append(self)  # with a broker that is away
+            self._abandon()  # with a broker that is away
         elif self._producer is not None:
             self._producer.close()
         if self._consumer is not None:
@@ -273,6 +274,11 @@ class StreamThread:
                 os.close(fd)
         if self._shutting_down:
             self._channel.send(Stopped())
+
+    def _abandon(self) -> None:
+        """Nothing of this is freed, not even when the interpreter ends: a call would come back to it."""
+        _abandoned.append(self)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
 
     def _connect_producer(self) -> None:
         """An idempotent producer without a connection asks for its id on a timer: the first output would wait."""

@@ -66,7 +66,7 @@ from kafkaproc.runtime.messages import (
     ThreadFailed,
 )
 from kafkaproc.runtime.signals import SignalPipe
-from kafkaproc.runtime.startup import ClusterFacts, check_cluster, fence_former_threads, log_size
+from kafkaproc.runtime.startup import ClusterFacts, await_cluster, log_size
 from kafkaproc.runtime.status import instance_status
 from kafkaproc.runtime.stream_thread_process import (
     SegmentSizes,
@@ -335,9 +335,7 @@ class Supervisor:
         """The checks' thread."""
         assert self._admin is not None
         try:
-            facts = check_cluster(self._admin, self._topology, self._sources, self._settings)
-            if self._settings.exactly_once:
-                fence_former_threads(self._settings, self._directory)
+            facts = await_cluster(self._admin, self._topology, self._sources, self._settings, self._directory)
             self._post(facts)
         except KafkaprocError as error:
             self._post(GroupFailed(error))

@@ -23,7 +23,7 @@ from pathlib import Path
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._metadata import ClusterMetadata
 
-from kafkaproc.testing._java import spawn_java
+from kafkaproc.testing._java import find_java, spawn_java
 from kafkaproc.testing.errors import KafkaHarnessError
 
 HOST = "127.0.0.1"
@@ -180,6 +180,14 @@ class Node:
         log4j = f"-Dlog4j2.configurationFile={self.directory / 'log4j2.xml'}"
         with (self.directory / "console.log").open("ab") as console:
             return spawn_java([*self._java_options, log4j, "-cp", self._class_path, *arguments], console)
+
+    def run_tool(self, *arguments: str) -> str:
+        """What a Java program of Kafka's prints; it is over when this returns."""
+        java = [find_java().executable, *self._java_options, "-cp", self._class_path]
+        finished = subprocess.run([*java, *arguments], capture_output=True, text=True, check=False)
+        if finished.returncode != 0:
+            raise KafkaHarnessError(f"{' '.join(arguments)} failed:\n{finished.stdout}{finished.stderr}")
+        return finished.stdout
 
     def admin(self) -> AdminClient:
         """A new admin client that knows this one node only.

@@ -198,6 +198,12 @@ class KafkaCluster:
 
         self._wait(in_sync, timeout_s, "all replicas are in sync")
 
+    def run_tool(self, main_class: str, *arguments: str) -> str:
+        """Runs one of Kafka's command-line tools, such as `org.apache.kafka.tools.TransactionsCommand`, on this
+        cluster; returns what it prints. Raises KafkaHarnessError where it fails."""
+        servers = ("--bootstrap-server", self.bootstrap_servers)
+        return self._any_running().run_tool(*self._java_options, main_class, *servers, *arguments)
+
     # -- topics --
 
     def create_topic(

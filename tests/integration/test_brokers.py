@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Brokers die and come back under load: the instance keeps polling and goes on, with nothing lost."""
+"""Brokers die and come back: the instance that runs keeps polling and goes on, with nothing lost; the one that starts
+waits for them."""
 
 from __future__ import annotations
 
-from integration_support import FlowFactory
+from integration_support import APPS, Flow, FlowFactory, Instance
 
+from kafkaproc.clients.admin import REQUEST_TIMEOUT_S
 from kafkaproc.testing import KafkaCluster
 
 
@@ -33,3 +35,32 @@ def test_i3_one_of_three_brokers_is_killed(
     print(flow.finish())
     assert instance.terminate() == 0
     flow.finish(duplicate_max=0)
+
+
+def start_without_a_controller(flow: Flow, cluster: KafkaCluster) -> Instance:
+    """One that has topics to create, when it says that it waits: the one node that still answers cannot elect a
+    controller alone."""
+    for node in (1, 2):
+        cluster.pause(node)
+    instance = flow.start("--set", "processing_guarantee=exactly_once_v2", app=APPS / "handoff.py")
+    instance.wait_until(lambda: instance.logged("the start waits for the cluster"), "it waits")
+    return instance
+
+
+def test_a_start_waits_for_a_controller_and_goes_on(
+    flows_of_three: FlowFactory, kafka_cluster_of_three: KafkaCluster
+) -> None:
+    flow = flows_of_three(partitions=3, isolation="read_committed")
+    flow.load.produce(300)
+    instance = start_without_a_controller(flow, kafka_cluster_of_three)
+    kafka_cluster_of_three.heal()
+    flow.finish(duplicate_max=0)
+    assert instance.terminate() == 0
+
+
+def test_sigterm_ends_a_start_that_waits_at_once(
+    flows_of_three: FlowFactory, kafka_cluster_of_three: KafkaCluster
+) -> None:
+    flow = flows_of_three(partitions=3)
+    instance = start_without_a_controller(flow, kafka_cluster_of_three)
+    assert instance.terminate(timeout_s=REQUEST_TIMEOUT_S / 2) == 0

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
-import time
 from functools import partial
 from pathlib import Path
 
@@ -79,21 +79,36 @@ def test_i4_kill_9_of_the_supervisor(flows: FlowFactory, seed: int) -> None:
     assert instance.terminate() == 0
 
 
+def transaction_state(cluster: KafkaCluster, transactional_id: str) -> str:
+    """As the coordinator has it."""
+    tool = "org.apache.kafka.tools.TransactionsCommand"
+    table = cluster.run_tool(tool, "describe", "--transactional-id", transactional_id)
+    names, values = ([cell.strip() for cell in line.split("\t")] for line in table.splitlines())
+    return dict(zip(names, values, strict=True))["TransactionState"]
+
+
 def test_i4_i8_a_stream_thread_that_was_stopped_for_longer_than_its_transaction_is_fenced_and_goes_on(
-    flows: FlowFactory,
+    flows: FlowFactory, kafka_cluster: KafkaCluster
 ) -> None:
     flow = exactly_once_flow(flows, partitions=4)
     with flow.load.at_rate(1_000):
         instance = paced(flow, "--set", "transaction_timeout_ms=2000")
         flow.wait_for_outputs(1_000)
+        instance_id = (instance.state_dir / flow.group / "instance-id").read_text().strip()
         pid = instance.stream_thread_pids()[0]
-        os.kill(pid, signal.SIGSTOP)
-        before = time.time()
-        wait_until(
-            lambda: flow.read() is not None and time.time() - before > 15,
-            WAIT_S,
-            "the coordinator has aborted",
-        )
+
+        def state() -> str:
+            return transaction_state(kafka_cluster, f"{flow.group}-{instance_id}-0")
+
+        def stopped_inside_a_transaction() -> bool:
+            os.kill(pid, signal.SIGSTOP)
+            if state() in ("Ongoing", "PrepareAbort", "CompleteAbort"):
+                return True
+            os.kill(pid, signal.SIGCONT)
+            return False
+
+        wait_until(stopped_inside_a_transaction, WAIT_S, "it stops with a transaction open")
+        wait_until(lambda: state() == "CompleteAbort", WAIT_S, "the coordinator aborts it")
         os.kill(pid, signal.SIGCONT)
         flow.wait_for_outputs(flow.load.record_count)
     print(flow.finish(duplicate_max=0))
@@ -129,7 +144,7 @@ def test_i4_fewer_threads_than_before_leave_no_transaction_open(flows: FlowFacto
         instance.kill()
     instance = paced(flow, *settings, "--threads", "1")
     print(flow.finish(duplicate_max=0))
-    assert instance.logged("ending what former stream threads have left open")
+    assert instance.logged("ended what former stream threads have left open")
     assert instance.terminate() == 0
 
 
@@ -146,6 +161,27 @@ def test_i4_the_broker_is_away_for_longer_than_a_transaction_lasts(
         flow.wait_for_outputs(flow.load.record_count + 300)
     print(flow.finish(duplicate_max=0))
     assert instance.terminate() == 0
+
+
+def test_i4_of_two_instances_with_one_identity_one_ends_and_says_why(flows: FlowFactory) -> None:
+    """A copied state directory: each fences the other, for ever, if neither gives in."""
+    flow = exactly_once_flow(flows, partitions=4)
+    with flow.load.at_rate(300):
+        instances = [paced(flow, "--threads", "1")]
+        flow.wait_for_outputs(300)
+        copied = flow.directory / "copy" / flow.group
+        copied.mkdir(parents=True)
+        shutil.copy(flow.directory / "state" / flow.group / "instance-id", copied)
+        instances.append(paced(flow, "--threads", "1", state="copy"))
+        wait_until(lambda: not all(each.running for each in instances), WAIT_S, "one gives in")
+        ended, stays = sorted(instances, key=lambda each: each.running)
+        assert ended.wait() == 1
+        (line,) = ended.logged("fenced 10 times within a minute")
+        assert "Delete the file instance-id in one of the two" in line["message"]
+        stays.wait_until_running(4)
+        flow.wait_for_outputs(flow.load.record_count)
+    print(flow.finish(duplicate_max=0))
+    assert stays.terminate() == 0
 
 
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])

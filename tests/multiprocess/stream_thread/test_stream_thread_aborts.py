@@ -35,8 +35,9 @@ from transaction_support import (
 
 from kafkaproc._core.mock_cluster import ApiKey
 from kafkaproc._core.native_producer import NativeProducer
+from kafkaproc.runtime import transactions
 from kafkaproc.runtime.messages import Ready, TasksAborted, ThreadFailed
-from kafkaproc.runtime.transactions import Transactions
+from kafkaproc.runtime.transactions import FAILURES_MAX, Transactions
 
 UNKNOWN = -1
 FIRST, COUNT = 10, 20
@@ -255,6 +256,30 @@ def test_what_no_other_transaction_mends_ends_the_thread_with_the_mend(
         assert isinstance(failure, ThreadFailed)
         assert failure.text.endswith(mend)
         assert not any(isinstance(reply, Ready) for reply in thread.replies)
+
+
+def test_failures_in_a_row_that_nobody_can_explain_end_the_thread_and_others_do_not(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One less than that, and then a commit, is no reason; the count begins anew."""
+    monkeypatch.setattr(transactions, "BACKOFF_MAX_NS", 1_000_000)  # else the last ones wait 5 s each
+    with scene.bench.run(scene.app, **EXACTLY_ONCE) as thread:
+        scene.begin(thread)
+        scene.end_calls(TXN_OFFSET_COMMIT=[POLICY_VIOLATION] * (FAILURES_MAX - 1))
+        scene.aborted(thread, times=FAILURES_MAX - 1)
+
+        scene.bench.feed(scene.source, numbered(["more"], start=COUNT))
+        scene.bench.cluster.push_request_errors(ApiKey.TXN_OFFSET_COMMIT, [POLICY_VIOLATION] * FAILURES_MAX)
+        thread.expects_failure = True
+        for _ in range(FAILURES_MAX - 1):
+            thread.wait_for(TasksAborted)
+            thread.assign(committed=thread.committed(scene.source))
+        failure = thread.failure()
+        assert isinstance(failure, ThreadFailed)
+        assert failure.text.startswith(f"{FAILURES_MAX} transactions in a row came to nothing: ")
+        assert failure.text.endswith("[POLICY_VIOLATION]")
+        thread.shutdown()
+        assert committed_offsets(thread, scene.source, COUNT + 1) == list(range(COUNT))
 
 
 def test_i8_results_of_a_life_that_was_aborted_have_no_effect_and_their_keys_run_again(scene: Scene) -> None:

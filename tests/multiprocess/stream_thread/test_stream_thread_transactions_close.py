@@ -5,12 +5,16 @@ nothing more is; and a broker that is away holds up no shutdown. The drain mode'
 from __future__ import annotations
 
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 from stream_thread_support import Bench, Gate, numbered
 from transaction_support import (
     EXACTLY_ONCE,
     ILLEGAL_GENERATION,
+    JSON,
+    STRING,
     Runs,
     committed_offsets,
     hang_commits,
@@ -19,6 +23,7 @@ from transaction_support import (
     runs,
 )
 
+import kafkaproc as kp
 from kafkaproc._core.mock_cluster import ApiKey
 from kafkaproc.runtime import stream_thread
 from kafkaproc.runtime.messages import TasksAborted, TasksClosed
@@ -36,14 +41,15 @@ def test_i4_a_close_past_its_deadline_commits_what_is_complete(coordinated: Benc
     bench = coordinated
     source, sink = quiet_topic(bench), quiet_topic(bench)
     gate = Gate()
-    bench.feed(source, numbered(["a", "b", "c"]))
     app = Runs(lambda number, run: gate if number == 1 else None).app(source, sink)
-    # Metadata comes at the end only: nothing is committed but by the close.
-    with bench.run(app, **EXACTLY_ONCE | {"commit_mode": mode}) as thread:
+    # The first commit, of nothing, is due at once; the next one so late that the close comes first.
+    with bench.run(app, **EXACTLY_ONCE | {"commit_mode": mode, "commit_interval_ms": 5_000}) as thread:
+        thread.join()
         thread.assign()
+        thread.beats(2)
+        bench.feed(source, numbered(["a", "b", "c"]))
         assert numbers(bench.outputs(sink, 2)) == [0, 2]
         thread.begin_close(deadline_ms=60)
-        thread.join()
         assert not thread.closed().drained
         assert committed_offsets(thread, source, 3) == [0, 2]
         gate.open()
@@ -202,6 +208,44 @@ def test_a_shutdown_while_the_brokers_are_away_ends(coordinated: Bench, deadline
     let_go_of_abandoned()
 
 
+SPAWNED = """
+import kafkaproc as kp
+
+async def call(value):
+    return value
+
+app = kp.App("test")
+app.stream({source!r}, key=kp.serdes.string, value=kp.serdes.json()).map_values(call).to(
+    {sink!r}, value=kp.serdes.json()
+)
+"""
+
+
+def test_a_process_that_ends_under_its_commit_ends_without_a_word(
+    coordinated: Bench, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """But for its log."""
+    bench = coordinated
+    source, sink = quiet_topic(bench), quiet_topic(bench)
+    bench.feed(source, numbered(["a", "b"]))
+    app = tmp_path / "app.py"
+    app.write_text(SPAWNED.format(source=source, sink=sink))
+    with bench.spawn(app, **EXACTLY_ONCE) as thread:
+        thread.assign()
+        bench.outputs(sink, 2)
+        hang_commits(bench, thread)
+        bench.cluster.set_down()
+        thread.shutdown(deadline_ms=0)
+        assert thread.process is not None
+        assert thread.process.returncode == 0
+    bench.cluster.set_up()
+    ours = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("%")]
+    assert ours
+    assert [line for line in ours if not line.startswith("{")] == [], (
+        "what starts with % is the test's own reader"
+    )
+
+
 def let_go_of_abandoned() -> None:
     """A commit that hangs holds its producer, for up to the transaction's timeout: a process just ends under it."""
     while stream_thread._abandoned:
@@ -275,3 +319,39 @@ def test_i4_a_call_that_leaves_the_transaction_no_time_aborts_it_in_words(
         gate.open()
         thread.until(lambda: not thread.segment.in_flight())
         assert [each for each in runs(bench.log(sink)) if each[0] == 0] == [(0, 2)]
+
+
+def test_i8_a_blocking_call_of_a_lost_task_holds_up_no_drain(coordinated: Bench) -> None:
+    """Nobody can end it. The other task commits, and goes on to, while it still runs; it has no effect at its end."""
+    bench = coordinated
+    source, sink = quiet_topic(bench, 2), quiet_topic(bench)
+    gate = Gate()
+    ended: list[int] = []
+
+    def call(value: Any) -> Any:
+        if value["i"] == 0:
+            gate.wait_blocking()
+        ended.append(value["i"])
+        return value
+
+    app = kp.App("test")
+    app.stream(source, key=STRING, value=JSON).map_values(kp.blocking(call)).to(sink, value=JSON)
+    for partition in range(2):
+        bench.feed(source, numbered(["k"], start=10 * partition), partition=partition)
+    with bench.run(app, **DRAIN) as thread:
+        thread.join()
+        thread.assign()
+        assert numbers(bench.outputs(sink, 1)) == [10]
+        thread.beats(2)
+        assert thread.committable(source, 1) <= 0, "the commit waits for the call"
+        assert not thread.close_tasks("0_0", deadline_ms=0).drained
+        thread.until(lambda: thread.committable(source, 1) == 1)
+        bench.feed(source, numbered(["k"], start=11), partition=1)
+        thread.until(lambda: thread.committable(source, 1) == 2)
+        assert ended == [10, 11]
+        gate.open()
+        thread.until(lambda: ended == [10, 11, 0])
+        thread.until(lambda: not thread.segment.in_flight())
+        thread.beats(2)
+        assert aborted_tasks(thread) == []
+        assert numbers(bench.log(sink)) == [10, 11]
