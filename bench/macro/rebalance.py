@@ -32,7 +32,9 @@ from kafkaproc.observability.status import InstanceStatus, ThreadStatus
 PARTITIONS = 12
 _STAYING = 2
 _STEPS = ("join", "join", "leave", "leave") * 3
-_COMMITS = 3  # of each stream thread after a rebalance, by which it has met what the rebalance had in store for it
+_COMMITS = (
+    3  # of each stream thread after a rebalance, by which it has met what the rebalance had in store for it
+)
 _WAIT_S = 90.0
 _POLL_S = 0.1
 
@@ -90,7 +92,9 @@ class _Group:
         def met() -> bool:
             nonlocal at_first, settled
             settled = self._settled()
-            if [thread.tasks for thread in settled.values()] != [thread.tasks for thread in at_first.values()]:
+            if [thread.tasks for thread in settled.values()] != [
+                thread.tasks for thread in at_first.values()
+            ]:
                 at_first = settled
                 return False
             return bool(settled) and all(
