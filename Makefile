@@ -28,6 +28,8 @@ kills:  ## kill -9 of stream threads and supervisors in mid-run, RUNS times over
 chaos:  ## exactly-once under fire: everything that can happen, for SECONDS, in the order that SEED gives
 	ci/bootstrap.sh test
 	KAFKAPROC_TEST_CHAOS_SECONDS=$(or $(SECONDS),1800) KAFKAPROC_TEST_CHAOS_SEED=$(or $(SEED),1) \
+		KAFKAPROC_TEST_CHAOS_PROTOCOLS=$(or $(PROTOCOLS),classic,consumer) \
+		KAFKAPROC_TEST_CHAOS_MODE=$(or $(MODE),drain_free) \
 		.venv/bin/python -m pytest -rP tests/chaos
 
 chaos-at-least-once:  ## the same under at-least-once, without brokers that die, in SEEDS random orders

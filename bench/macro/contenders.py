@@ -13,6 +13,7 @@ PEERS = ROOT / "bench" / "peers"
 APPS = ROOT / "bench" / "macro" / "apps"
 CACHE = ROOT / ".cache"
 RESULTS = ROOT / "bench" / "results"
+STATE = CACHE / "bench-state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class Run:
 @dataclass(frozen=True, slots=True)
 class Contender:
     """`input` names the case's input that it gets; `prepare` builds what it needs, once. Where outputs come in
-    transactions, their topic holds more offsets than records. `beside`: it writes `Run.beside_topic`, too."""
+    transactions, their topic holds more offsets than records. `beside`: it writes `Run.beside_topic`, too. `watched`:
+    it is ours, and says how its stream loop gets on."""
 
     name: str
     command: Callable[[Run], list[str]]
@@ -43,6 +45,7 @@ class Contender:
     input: str = "input"
     transactional: bool = False
     beside: bool = False
+    watched: bool = False
     facts: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -55,15 +58,17 @@ def kafkaproc(
     stall_ms: int | None = None,
     say_where: bool = False,
     beside: bool = False,
+    watched: bool = False,
+    threads: int = 1,
     input: str = "input",
     settings: Mapping[str, str] | None = None,
 ) -> Contender:
-    """An application of ours under bench/macro/apps, one stream thread, run by `kafkaproc start`."""
+    """An application of ours under bench/macro/apps, run by `kafkaproc start`."""
     settings = settings or {}
     assignments = [part for pair in settings.items() for part in ("--set", "=".join(pair))]
 
     def command(run: Run) -> list[str]:
-        start = [sys.executable, "-m", "kafkaproc", "start", str(APPS / app), "--threads", "1"]
+        start = [sys.executable, "-m", "kafkaproc", "start", str(APPS / app), "--threads", str(threads)]
         return [*start, "--bootstrap", run.bootstrap_servers, *assignments]
 
     def environment(run: Run) -> dict[str, str]:
@@ -77,7 +82,6 @@ def kafkaproc(
             "BENCH_STALL": str(stall_ms or ""),
             "BENCH_BESIDE": run.beside_topic if beside else "",
             "BENCH_SAY_WHERE": "yes" if say_where else "no",
-            "XDG_STATE_HOME": str(CACHE / "bench-state"),
         }
 
     return Contender(
@@ -88,6 +92,7 @@ def kafkaproc(
         input=input,
         transactional=settings.get("processing_guarantee") == "exactly_once_v2",
         beside=beside,
+        watched=watched,
         facts={"in_flight": in_flight} if in_flight else {},
     )
 

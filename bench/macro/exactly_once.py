@@ -8,16 +8,24 @@ Commits are 100 ms apart; only at-least-once without calls keeps its default, a 
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from bench.macro.case import Bar, Case, Input, fact, ratio, theory
+from bench.macro.case import Bar, Case, Input, Results, fact, ratio, theory
 from bench.macro.contenders import Contender, kafkaproc, parallel_consumer
 from bench.macro.latency import measure_latency
 from bench.macro.observers import CallLengths
+from bench.macro.rebalance import PARTITIONS, measure_rebalances
 
 LEAST = {"commit_interval_ms": "100"}
 EXACTLY = {"processing_guarantee": "exactly_once_v2", "commit_interval_ms": "100"}
 DRAIN = {**EXACTLY, "commit_mode": "drain"}
 
 LOGNORMAL = "lognormal:50:500"
+
+NEVER_STOPS = Bar(
+    "ms, the longest round of the stream loop while a commit ran",
+    fact("exactly_once", "commit_round_max_ms"),
+    5,
+    at_most=True,
+)
 
 
 def _calls(
@@ -30,7 +38,14 @@ def _calls(
     beside: bool = False,
 ) -> Contender:
     return kafkaproc(
-        name, "call.py", call=call, in_flight=in_flight, beside=beside, settings=settings, input=input
+        name,
+        "call.py",
+        call=call,
+        in_flight=in_flight,
+        beside=beside,
+        watched=True,
+        settings=settings,
+        input=input,
     )
 
 
@@ -78,6 +93,16 @@ def _at_half_load(
     )
 
 
+def _aborts_of_unchanged(protocol: str) -> Bar:
+    def percent(results: Results) -> float:
+        counted = [figures.facts for figures in results.figures[protocol]]
+        unchanged = sum(facts["unchanged"] for facts in counted)
+        return sum(facts["aborts_of_unchanged"] for facts in counted) / unchanged * 100
+
+    text = f"% aborts of stream threads whose tasks did not change, per rebalance ({protocol} protocol)"
+    return Bar(text, percent, 5, at_most=True)
+
+
 def _constant(in_flight: int, count: int, fewer: int) -> Case:
     return Case(
         f"eos-constant-{in_flight}",
@@ -91,7 +116,7 @@ def _constant(in_flight: int, count: int, fewer: int) -> Case:
             _calls("exactly_once", EXACTLY, "100", in_flight),
             parallel_consumer(call="100", in_flight=in_flight, transactional=True, input="fewer"),
         ],
-        [Bar("of C/L", theory("exactly_once"), 0.95)],
+        [Bar("of C/L", theory("exactly_once"), 0.95), *([NEVER_STOPS] if in_flight == 1000 else [])],
         observer=CallLengths,
         warm_up=0.4,  # what the JVM needs until its rate stands
         cool_down=0.1,
@@ -115,6 +140,7 @@ EXACTLY_ONCE = [
         [
             Bar("of at-least-once", ratio("exactly_once", "at_least_once"), 0.95),
             Bar("times Parallel Consumer", ratio("exactly_once", "parallel_consumer"), 2.0),
+            NEVER_STOPS,
         ],
         observer=CallLengths,
         warm_up=0.4,  # what the JVM needs until its rate stands
@@ -151,5 +177,23 @@ EXACTLY_ONCE = [
         {"exactly_once": EXACTLY},
         [Bar("ms of silence at most", fact("exactly_once", "silence_max_ms"), 200, at_most=True)],
         stall_ms=5_000,
+    ),
+    Case(
+        "eos-rebalance",
+        "exactly once: two instances of 6 stream threads; others join and leave under load",
+        {"input": Input(0, key_count=10_000, partitions=PARTITIONS)},
+        [
+            kafkaproc(
+                protocol,
+                "call.py",
+                call=LOGNORMAL,
+                in_flight=100,
+                threads=6,
+                settings={**EXACTLY, "group_protocol": protocol},
+            )
+            for protocol in ("classic", "consumer")
+        ],
+        [_aborts_of_unchanged(protocol) for protocol in ("classic", "consumer")],
+        measure=partial(measure_rebalances, records_per_s=1_000),
     ),
 ]

@@ -20,7 +20,8 @@ import orjson
 import psutil
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from bench.macro.contenders import ROOT, Contender, Run
+from bench.macro.contenders import ROOT, STATE, Contender, Run
+from bench.macro.loops import LoopRounds, StatusReader
 from bench.macro.observers import Observer
 from kafkaproc.testing import SequenceChecker, SequenceLoad, TopicReader, end_offsets
 from kafkaproc.testing._processes import dying_with_us
@@ -103,9 +104,9 @@ class Samples:
     times: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
 
-    def add(self, tree: ProcessTree) -> None:
+    def add(self, *trees: ProcessTree) -> None:
         self.times.append(time.time())
-        self.cpu_seconds.append(tree.cpu_seconds())
+        self.cpu_seconds.append(sum(tree.cpu_seconds() for tree in trees))
 
     def at(self, when: float) -> float:
         for i in range(1, len(self.times)):
@@ -162,16 +163,18 @@ class OutputCounter:
 def measure(job: Job) -> Figures:
     """Runs a contender over `job.run.count` records; raises RunFailed unless all came out, once and in order."""
     samples = Samples()
+    rounds = LoopRounds(StatusReader(job.run.group, STATE) if job.contender.watched else None)
     with started(job) as (process, tree):
         started_at = time.time()
         counter = OutputCounter(job)
         try:
-            _run_to_the_end(job, process, tree, counter, samples)
+            _run_to_the_end(job, process, tree, counter, samples, rounds)
         finally:
             counter.close()
-    times_ms = _read_outputs(job)
-    first, last = int(len(times_ms) * job.warm_up), int(len(times_ms) * (1 - job.cool_down))
-    result = figures(job, times_ms[first:last], samples, first_output_s=times_ms[0] / 1000 - started_at)
+    times_ms = read_outputs(job)
+    window = times_ms[int(len(times_ms) * job.warm_up) : int(len(times_ms) * (1 - job.cool_down))]
+    result = figures(job, window, samples, first_output_s=times_ms[0] / 1000 - started_at)
+    result.facts.update(rounds.facts(window[0] / 1000, window[-1] / 1000))
     if job.contender.transactional:
         result.facts["commits_per_s"] = commits_per_s(job, times_ms)
     return result
@@ -206,15 +209,21 @@ def figures(job: Job, times_ms: Sequence[int], samples: Samples, first_output_s:
 
 
 @contextlib.contextmanager
-def started(job: Job) -> Iterator[tuple[subprocess.Popen[bytes], ProcessTree]]:
+def started(
+    job: Job, *options: str, state_dir: Path = STATE
+) -> Iterator[tuple[subprocess.Popen[bytes], ProcessTree]]:
     """The contender's process, of which nothing is left afterwards."""
-    with job.log.open("wb") as output:
+    with job.log.open("ab") as output:
         process = subprocess.Popen(
-            dying_with_us(job.contender.command(job.run)),
+            dying_with_us([*job.contender.command(job.run), *options]),
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=ROOT,
-            env={**os.environ, **job.contender.environment(job.run)},
+            env={
+                **os.environ,
+                **job.contender.environment(job.run),
+                "KAFKAPROC_STATE_DIR": str(state_dir),
+            },
         )
     tree = ProcessTree(process.pid)
     try:
@@ -230,10 +239,12 @@ def _run_to_the_end(
     tree: ProcessTree,
     counter: OutputCounter,
     samples: Samples,
+    rounds: LoopRounds,
 ) -> None:
     seen, seen_at = 0, time.monotonic()
     while seen < job.run.count:
         samples.add(tree)
+        rounds.add()
         ended = process.poll() is not None
         count = counter.count()
         if count > seen:
@@ -259,7 +270,7 @@ def stop(job: Job, process: subprocess.Popen[bytes]) -> None:
         raise job.failed(f"ended with {code} after all its outputs")
 
 
-def _read_outputs(job: Job) -> list[int]:
+def read_outputs(job: Job) -> list[int]:
     """The times of all outputs, sorted, after each was checked and shown to the observer."""
     checker = SequenceChecker()
     times_ms: list[int] = []

@@ -80,8 +80,11 @@ COUNTERS = (
     "transactions_committed",
     "transactions_aborted",
     "commit_ns",
-    "commit_round_max_ns",
     "drain_ns",
+    "round_max_ns",
+    "slow_rounds",
+    "commit_round_max_ns",
+    "commit_slow_rounds",
 )
 assert len(COUNTERS) == COUNTER_COUNT
 

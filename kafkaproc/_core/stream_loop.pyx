@@ -38,6 +38,7 @@ from kafkaproc._core.segment cimport (
     COUNTER_BUFFERED_BYTES,
     COUNTER_COMMIT_NS,
     COUNTER_COMMIT_ROUND_MAX_NS,
+    COUNTER_COMMIT_SLOW_ROUNDS,
     COUNTER_DRAIN_NS,
     COUNTER_EVENTS_COMPLETED,
     COUNTER_EVENTS_STARTED,
@@ -48,6 +49,8 @@ from kafkaproc._core.segment cimport (
     COUNTER_RECORDS_PROCESSED,
     COUNTER_RECORDS_PRODUCED,
     COUNTER_RECORDS_SKIPPED,
+    COUNTER_ROUND_MAX_NS,
+    COUNTER_SLOW_ROUNDS,
     COUNTER_TASKS,
     COUNTER_TRANSACTIONS_ABORTED,
     COUNTER_TRANSACTIONS_COMMITTED,
@@ -76,6 +79,7 @@ cdef enum:
     HEARTBEAT_INTERVAL_NS = 50_000_000
     PYTHON_SLICE_NS = 5_000_000          # Python functions in a row, before outputs go out and commands are looked for
     GARBAGE_MAX = 65_536                 # references that wait for the GIL, beyond which it is taken for them
+    SLOW_ROUND_NS = 5_000_000            # what no round should take
     HELD_MAX = 50_000                    # outputs, records and events that wait for the end of a commit, beyond which intake stops
     HELD_BYTES_MAX = 32 << 20            # keys and values of those outputs
 
@@ -116,7 +120,10 @@ cdef class StreamLoop:
     cdef int64_t next_check_ns
     cdef int64_t lease_timeout_ns
     cdef int64_t iteration_count
-    cdef int64_t commit_round_max_ns     # the longest round while a commit was under way
+    cdef int64_t round_begun_ns          # since when completions were not looked for; 0: never yet
+    cdef bint commit_under_way           # at that time
+    cdef int64_t round_max_ns[2]         # [1]: of the rounds with a commit under way at one of their ends
+    cdef int64_t slow_rounds[2]
     cdef bint queue_full                 # of outputs, librdkafka's or that of a commit under way: no intake, and no call is started
     cdef bint awaits_open                # the caller wants to hear of it
     cdef int64_t held_count              # outputs that wait for the end of a commit, as far as they were looked at
@@ -200,13 +207,13 @@ cdef class StreamLoop:
 
     cdef int _run_native(self, int64_t until_ns) noexcept nogil:
         cdef int64_t now = monotonic_ns()
-        cdef int64_t begun_ns
         cdef int reason
         cdef bint progress
         self._check_lease(now)                   # a Python function, or a SIGSTOP, may have taken long
+        if self.round_begun_ns == 0:
+            self.round_begun_ns = now
         while True:
             self.iteration_count += 1
-            begun_ns = now
             progress = False
             if now - self.last_heartbeat_ns >= HEARTBEAT_INTERVAL_NS:
                 # The lease comes first: a process that was stopped must not take or replay anything when it wakes up.
@@ -220,12 +227,11 @@ cdef class StreamLoop:
             progress |= self._flush()
             self.producer.serve()
             now = monotonic_ns()
+            self._end_round(now)
             self.publisher.publish(now)
             if self.collector.failed_error or self.collector.no_memory or self.collector.inconsistent or self.intake.error:
                 return BECAUSE_FAILURE
             if self.transaction is not None:
-                if self.transaction.look() == TRANSACTION_BUSY and now - begun_ns > self.commit_round_max_ns:
-                    self.commit_round_max_ns = now - begun_ns
                 if self.transaction.look() == TRANSACTION_FAILED:
                     return BECAUSE_FAILURE
                 if self._opened():
@@ -246,6 +252,19 @@ cdef class StreamLoop:
                 if reason:
                     return reason
                 now = monotonic_ns()
+
+    cdef void _end_round(self, int64_t now) noexcept nogil:
+        """What has passed since the last one is how long nothing was fetched, dispatched or collected: Python functions, and what the caller
+        does between two runs, are part of it; sleep, which whatever comes ends, is not."""
+        cdef int64_t took_ns = now - self.round_begun_ns
+        cdef bint committing = self.commit_under_way
+        self.commit_under_way = self.transaction is not None and self.transaction.look() == TRANSACTION_BUSY
+        committing |= self.commit_under_way
+        self.round_begun_ns = now
+        if took_ns > self.round_max_ns[committing]:
+            self.round_max_ns[committing] = took_ns
+        if took_ns > SLOW_ROUND_NS:
+            self.slow_rounds[committing] += 1
 
     cdef void _check_lease(self, int64_t now) noexcept nogil:
         self.suspended = segment_lease_age_ns(&self.segment.segment, now) > self.lease_timeout_ns
@@ -296,7 +315,9 @@ cdef class StreamLoop:
                 self.transaction.look() >= TRANSACTION_COMMITTED or self._opened())):
             wakeup_cancel_sleep(&self.wakeup)
             return 0
+        self._end_round(monotonic_ns())
         c_poll(fds, 3, <int>timeout_ms)
+        self.round_begun_ns = monotonic_ns()
         wakeup_cancel_sleep(&self.wakeup)
         if fds[0].revents:
             wakeup_drain(&self.wakeup)
@@ -339,11 +360,14 @@ cdef class StreamLoop:
         segment_counter_store(&self.segment.segment, COUNTER_TASKS, tasks)
         segment_counter_store(&self.segment.segment, COUNTER_PAUSED_PARTITIONS, self.intake.paused_count)
         segment_counter_store(&self.segment.segment, COUNTER_LOOP_ITERATIONS, self.iteration_count)
+        segment_counter_store(&self.segment.segment, COUNTER_ROUND_MAX_NS, self.round_max_ns[0])
+        segment_counter_store(&self.segment.segment, COUNTER_SLOW_ROUNDS, self.slow_rounds[0])
         if self.transaction is not None:
             segment_counter_store(&self.segment.segment, COUNTER_TRANSACTIONS_COMMITTED, self.transaction.commit_count)
             segment_counter_store(&self.segment.segment, COUNTER_TRANSACTIONS_ABORTED, self.transaction.abort_count)
             segment_counter_store(&self.segment.segment, COUNTER_COMMIT_NS, self.transaction.commit_ns)
-            segment_counter_store(&self.segment.segment, COUNTER_COMMIT_ROUND_MAX_NS, self.commit_round_max_ns)
+            segment_counter_store(&self.segment.segment, COUNTER_COMMIT_ROUND_MAX_NS, self.round_max_ns[1])
+            segment_counter_store(&self.segment.segment, COUNTER_COMMIT_SLOW_ROUNDS, self.slow_rounds[1])
             segment_counter_store(&self.segment.segment, COUNTER_DRAIN_NS, self.publisher.drain_ns)
 
     cdef bint _flush(self) noexcept nogil:

@@ -148,6 +148,7 @@ class ChaosRound:
             "processing_guarantee=exactly_once_v2",
             f"transaction_timeout_ms={plan.transaction_timeout_ms}",
             f"group_protocol={plan.protocol}",
+            f"commit_mode={plan.commit_mode}",
             "max_thread_restarts=1000",
             "restart_backoff_max_ms=200",
             "repartition_purge_interval_ms=1000",

@@ -19,6 +19,7 @@ INSTANCES_MAX: Final = 3
 BROKERS: Final = 3
 SESSION_TIMEOUT_S: Final = 6.0
 SHAPES: Final = ("chain", "branch", "fanout")
+PROTOCOLS: Final = ("classic", "consumer")
 
 
 class Kind(enum.Enum):
@@ -62,7 +63,7 @@ SHORT: Final[Mapping[Kind | str, int]] = {
     Kind.BROKER_KILL: 1,
     MEMBERS: 3,
 }
-"""Those of CI, which has a minute and a half."""
+"""Those of CI, which has less than two minutes."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ class Round:
     number: int
     shapes: tuple[str, ...]
     protocol: str
+    commit_mode: str
     threads: int
     instances: int
     """At its start."""
@@ -128,7 +130,7 @@ class Round:
 
     def __str__(self) -> str:
         return (
-            f"round {self.number}: {'+'.join(self.shapes)}, {self.protocol} protocol"
+            f"round {self.number}: {'+'.join(self.shapes)}, {self.protocol} protocol, {self.commit_mode}"
             f"{', static members' if self.static else ''}, {self.instances} instance(s) of "
             f"{self.threads} stream threads, transaction timeout {self.transaction_timeout_ms} ms"
         )
@@ -142,8 +144,10 @@ def schedule(
     round_faults: int = 15,
     shapes: Sequence[tuple[str, ...]] = (("chain",), ("branch",), ("fanout",), SHAPES),
     transaction_timeouts_ms: Sequence[int] = (10_000, 10_000, 3_000),
+    protocols: Sequence[str] = PROTOCOLS,
+    commit_mode: str = "drain_free",
 ) -> list[Round]:
-    """The rounds of a run of `fault_count` faults or a few more, `round_faults` each."""
+    """The rounds of a run of `fault_count` faults or a few more, `round_faults` each; `protocols` take turns."""
     chance = random.Random(seed)
     round_count = max(1, round(fault_count / round_faults))
     decks = _deal(_deck(fault_count, shares), round_count, chance)
@@ -151,7 +155,11 @@ def schedule(
     rounds = []
     for number, deck in enumerate(decks):
         timeout_ms = chance.choice(transaction_timeouts_ms)
-        rounds.append(_round(number, deck, shapes[number % len(shapes)], timeout_ms, first_protocol, chance))
+        # Each shape meets both in turn.
+        protocol = protocols[(first_protocol + number + number // 4) % len(protocols)]
+        rounds.append(
+            _round(number, deck, shapes[number % len(shapes)], timeout_ms, protocol, commit_mode, chance)
+        )
     return rounds
 
 
@@ -178,7 +186,8 @@ def _round(
     deck: Sequence[Kind | str],
     shapes: tuple[str, ...],
     transaction_timeout_ms: int,
-    first_protocol: int,
+    protocol: str,
+    commit_mode: str,
     chance: random.Random,
 ) -> Round:
     threads = chance.choice([2, 2, 3])
@@ -205,12 +214,11 @@ def _round(
         kind = card if isinstance(card, Kind) else _member_event(instances, chance)
         faults.append(fault(kind))
         instances += (kind is Kind.JOIN) - (kind is Kind.LEAVE)
-    # Each shape meets both in turn.
-    protocol = ("classic", "consumer")[(first_protocol + number + number // 4) % 2]
     return Round(
         number=number,
         shapes=shapes,
         protocol=protocol,
+        commit_mode=commit_mode,
         threads=threads,
         instances=first,
         transaction_timeout_ms=transaction_timeout_ms,

@@ -40,6 +40,17 @@ def test_faults_hit_what_is_there(seed: int) -> None:
             assert 1 <= instances <= INSTANCES_MAX
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_the_protocols_take_turns_and_a_choice_of_them_or_of_the_commit_mode_changes_no_fault(
+    seed: int,
+) -> None:
+    both = schedule(seed, 16, shares=SHORT, round_faults=8)
+    assert {each.protocol for each in both} == {"classic", "consumer"}
+    chosen = schedule(seed, 16, shares=SHORT, round_faults=8, protocols=("consumer",), commit_mode="drain")
+    assert {(each.protocol, each.commit_mode) for each in chosen} == {("consumer", "drain")}
+    assert [each.faults for each in chosen] == [each.faults for each in both]
+
+
 def inputs(count: int) -> list[Record]:
     def value(number: int) -> bytes:
         return orjson.dumps({"key": "k", "sequence": number, "generation": 0, "topic": "in"})

@@ -43,6 +43,7 @@ def broken_round(shape: str, instances: int, transaction_timeout_ms: int, happen
         number=0,
         shapes=(shape,),
         protocol="classic",
+        commit_mode="drain_free",
         threads=2,
         instances=instances,
         transaction_timeout_ms=transaction_timeout_ms,

@@ -78,8 +78,11 @@ enum kp_counter {
     KP_COUNTER_TRANSACTIONS_COMMITTED,
     KP_COUNTER_TRANSACTIONS_ABORTED,
     KP_COUNTER_COMMIT_NS,           /* from the freeze of each to its end */
-    KP_COUNTER_COMMIT_ROUND_MAX_NS, /* level: the stream loop's longest round while a commit was under way */
     KP_COUNTER_DRAIN_NS,            /* for calls, before each commit (commit_mode: drain) */
+    KP_COUNTER_ROUND_MAX_NS,        /* level: the stream loop's longest round with no commit under way */
+    KP_COUNTER_SLOW_ROUNDS,         /* those of more than 5 ms */
+    KP_COUNTER_COMMIT_ROUND_MAX_NS, /* level: the longest while a commit was under way */
+    KP_COUNTER_COMMIT_SLOW_ROUNDS,
     KP_COUNTER_COUNT                /* not a counter: how many there are */
 };
 
