@@ -60,6 +60,7 @@ EXTENSIONS = [
     extension("key_scheduler"),
     extension("ring", "ring.c", "wakeup.c"),
     extension("segment", "segment.c", "partition_slots.c", "in_flight.c", "ring.c"),
+    extension("refusal"),
     extension("flow"),
     extension("nodes"),
     extension("task_runtime"),

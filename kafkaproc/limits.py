@@ -83,7 +83,14 @@ PRODUCE_QUEUE_RECORDS: Final = 100_000
 """Messages without a delivery report. At the bound intake pauses."""
 
 PRODUCE_QUEUE_BYTES: Final = 64 * MIB
-"""Their keys and values."""
+"""Their values."""
+
+PRODUCE_MESSAGE_MAX_BYTES: Final = 1_000_000_000
+"""One output at most, whatever its topic allows: librdkafka's bound of `message.max.bytes`."""
+
+BATCH_SHRINK: Final = 8
+"""By how much batches get smaller where a broker has refused one and none of its records is known to be too large:
+seven steps from librdkafka's default of `batch.size` to single records."""
 
 CLIENT_EVENTS_MAX: Final = 1024
 """Log lines and errors of one client that wait to be logged; further ones are counted and dropped."""

@@ -57,6 +57,10 @@ TRANSACTIONAL_DEFAULTS: Final = {
 }
 
 
+LIBRDKAFKA_SIZE: Final = 1_000_000
+"""Its default of `batch.size` and of `message.max.bytes`."""
+
+
 def prefetch_settings(partitions: int) -> dict[str, str]:
     """How much librdkafka holds ready for each of so many partitions.
 

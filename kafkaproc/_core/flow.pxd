@@ -13,6 +13,7 @@ from kafkaproc._core.rdkafka cimport (
     rd_kafka_t,
     rd_kafka_topic_t,
 )
+from kafkaproc._core.refusal cimport Refusal
 
 cdef enum TaskState:
     TASK_RUNNING = 0
@@ -228,12 +229,10 @@ cdef class Collector:
     cdef int64_t produced_count
     cdef int64_t produced_bytes
     cdef int64_t completed_records
-    cdef uint64_t failed_coordinates     # of the first output that was refused
-    cdef int32_t failed_error            # its librdkafka error, 0: none
+    cdef readonly Refusal refusal        # of an output
     cdef bint transactional              # effects go into transactions
     cdef bint whole_records              # none of which may hold effects of a record that is not complete (I4)
     cdef int32_t transaction_error       # why the open transaction cannot be committed any more, 0: it can
-    cdef char failed_topic[250]
     cdef bint no_memory
     cdef bint inconsistent               # a bug of ours was seen
     cdef bint in_python                  # users' functions may look at the record: changed with the GIL held
@@ -255,7 +254,7 @@ cdef class Collector:
     cdef void drop_waiting(self, Task *task) noexcept nogil
     cdef void cut_off(self, Task *task, int stage) noexcept nogil
     cdef void acknowledged(self, const rd_kafka_message_t *message) noexcept nogil
-    cdef void _refused(self, int error, uint64_t coordinates, const rd_kafka_topic_t *topic) noexcept nogil
+    cdef void _refused(self, int error, uint64_t coordinates, const rd_kafka_topic_t *topic, int64_t size, bint by_client) noexcept nogil
     cdef void collect_garbage(self) noexcept
     cdef object key(self)
     cdef object value(self)

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+from kafkaproc._core.refusal import Refusal
 from kafkaproc.topology.nodes import ProcessorNode
 
 class Stage:
@@ -22,3 +23,5 @@ class Stage:
 
 class Collector:
     """The traversal in progress and what it makes: native, passed around."""
+
+    refusal: Refusal

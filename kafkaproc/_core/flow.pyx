@@ -22,7 +22,7 @@ dispatch and its completion; the rings hand it over.
 
 from cpython.ref cimport Py_XDECREF
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcpy, memset, strncpy
+from libc.string cimport memcpy, memset
 
 from kafkaproc._core.key_scheduler cimport (
     SCHEDULE_FULL,
@@ -34,21 +34,8 @@ from kafkaproc._core.key_scheduler cimport (
     scheduler_schedule,
 )
 from kafkaproc._core.offset_tracker cimport tracker_complete, tracker_is_void
-from kafkaproc._core.rdkafka cimport (
-    ERR_INVALID_RECORD,
-    ERR_INVALID_TIMESTAMP,
-    ERR_MSG_SIZE_TOO_LARGE,
-    ERR_TOPIC_AUTHORIZATION_FAILED,
-    ERR_TOPIC_EXCEPTION,
-    ERR_UNKNOWN_TOPIC_OR_PART,
-    ERR__INCONSISTENT,
-    ERR__PURGE_INFLIGHT,
-    ERR__PURGE_QUEUE,
-    ERR__UNKNOWN_PARTITION,
-    ERR__UNKNOWN_TOPIC,
-    api,
-    native_produce,
-)
+from kafkaproc._core.rdkafka cimport ERR__INCONSISTENT, ERR__PURGE_INFLIGHT, ERR__PURGE_QUEUE, api, native_produce
+from kafkaproc._core.refusal cimport Refusal, names_a_record, record_bytes
 
 from kafkaproc import limits
 
@@ -98,13 +85,6 @@ cdef rd_kafka_headers_t *headers_from_list(object headers) except? NULL:
     return result
 
 
-cdef bint names_a_record(int error) noexcept nogil:
-    """Whether the output would be refused again, whatever else is in the transaction."""
-    return error in (
-        ERR_MSG_SIZE_TOO_LARGE, ERR_INVALID_RECORD, ERR_INVALID_TIMESTAMP, ERR_TOPIC_EXCEPTION, ERR_TOPIC_AUTHORIZATION_FAILED,
-        ERR_UNKNOWN_TOPIC_OR_PART, ERR__UNKNOWN_TOPIC, ERR__UNKNOWN_PARTITION)
-
-
 cdef class Stage:
     """One async stage of the topology in this stream thread: its scheduler and its bounds, shared by all tasks that have it."""
 
@@ -130,6 +110,7 @@ cdef class Collector:
     """The traversal in progress and the lists that it fills; pools for what they hold."""
 
     def __cinit__(self, list stages, list topics):
+        self.refusal = Refusal()
         self.stages = stages
         self.topics = topics
         self.schedulers = <Scheduler **>calloc(len(stages) + 1, sizeof(Scheduler *))
@@ -529,7 +510,8 @@ cdef class Collector:
             if error == -184:              # RD_KAFKA_RESP_ERR__QUEUE_FULL
                 return False
             if error != 0:
-                self._refused(error, output.coordinates, output.topic)
+                self._refused(
+                    error, output.coordinates, output.topic, record_bytes(output.key_length, output.value_length, output.headers), True)
             else:
                 output.headers = NULL      # librdkafka owns them now
                 self.unacknowledged[self.generation] += 1
@@ -575,21 +557,24 @@ cdef class Collector:
     cdef void acknowledged(self, const rd_kafka_message_t *message) noexcept nogil:
         """A delivery report."""
         cdef uint64_t coordinates = <uint64_t><size_t>message._private
+        cdef rd_kafka_headers_t *headers = NULL
         self.unacknowledged[coordinates & 1] -= 1
         if message.err != 0:
-            self._refused(message.err, coordinates, message.rkt)
+            if api.message_headers(message, &headers) != 0:
+                headers = NULL
+            self._refused(message.err, coordinates, message.rkt, record_bytes(
+                -1 if message.key == NULL else <int64_t>message.key_len,
+                -1 if message.payload == NULL else <int64_t>message.len, headers), False)
 
-    cdef void _refused(self, int error, uint64_t coordinates, const rd_kafka_topic_t *topic) noexcept nogil:
+    cdef void _refused(self, int error, uint64_t coordinates, const rd_kafka_topic_t *topic, int64_t size, bint by_client) noexcept nogil:
         """An output does not get to its topic. In a transaction that is the record's fault, or else a reason to do all of it again."""
         if self.transactional and (error == ERR__PURGE_QUEUE or error == ERR__PURGE_INFLIGHT):
             return                         # with the transaction that it was in, which may be over by now
         if self.transactional and not names_a_record(error):
             if self.transaction_error == 0:
                 self.transaction_error = error
-        elif self.failed_error == 0:
-            self.failed_error = error
-            self.failed_coordinates = coordinates
-            strncpy(self.failed_topic, api.topic_name(topic), sizeof(self.failed_topic) - 1)
+        elif self.refusal.note(error, coordinates, topic, size, by_client) and self.transactional:
+            self.transaction_error = error
 
     # --- Python references dropped without the GIL ------------------------------------------------------------------
 

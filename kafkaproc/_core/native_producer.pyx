@@ -10,6 +10,7 @@ from typing import NamedTuple
 from libc.stdint cimport int32_t, int64_t, intptr_t
 
 from kafkaproc._core.client_events cimport delivery_t
+from kafkaproc._core.clock cimport monotonic_ns
 from kafkaproc._core.native_client cimport NativeClient, raise_error_code
 from kafkaproc._core.rdkafka cimport (
     ERR_NO_ERROR,
@@ -27,7 +28,7 @@ from kafkaproc._core.rdkafka cimport (
     rd_kafka_topic_t,
 )
 
-from kafkaproc._core.client_settings import PRODUCER_DEFAULTS, TRANSACTIONAL_DEFAULTS
+from kafkaproc._core.client_settings import LIBRDKAFKA_SIZE, PRODUCER_DEFAULTS, TRANSACTIONAL_DEFAULTS
 from kafkaproc.errors import BrokerError
 from kafkaproc.limits import PRODUCE_QUEUE_RECORDS
 
@@ -52,6 +53,7 @@ cdef class NativeProducer(NativeClient):
         self.transactional = bool(conf.get("transactional.id"))
         self.context.delivery_events = self.transactional
         self.acquire(TYPE_PRODUCER, dict(conf), TRANSACTIONAL_DEFAULTS if self.transactional else PRODUCER_DEFAULTS)
+        self.batch_bytes = min(int(conf.get(name, LIBRDKAFKA_SIZE)) for name in ("batch.size", "message.max.bytes"))
         if wakeup_fd >= 0:
             self.wake_from(self.queue, wakeup_fd)
 
@@ -114,6 +116,15 @@ cdef class NativeProducer(NativeClient):
             with nogil:
                 api.flush(self.rk, timeout_ms)
         return self.outstanding
+
+    def give_up(self, int timeout_ms) -> None:
+        """Of what is not acknowledged the part that was not sent is given up; the rest has so long to be. Both is reported before this returns."""
+        cdef int64_t until_ns = monotonic_ns() + timeout_ms * <int64_t>1_000_000
+        if self.rk != NULL:
+            with nogil:
+                api.purge(self.rk, PURGE_F_QUEUE)
+                while api.outq_len(self.rk) > 0 and monotonic_ns() < until_ns:
+                    api.poll(self.rk, 10)
 
     def close(self) -> None:
         """Ends the client. What is not acknowledged is given up, and reported so (PURGE_QUEUE, PURGE_INFLIGHT) before this returns."""

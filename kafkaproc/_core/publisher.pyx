@@ -101,7 +101,7 @@ cdef class Publisher:
             self.transaction.fail(0, self.transaction.doom)
             return
         # Outputs that librdkafka has not taken yet belong to records that are complete: no snapshot before they are counted.
-        if self.collector.output_count or self.collector.inconsistent or self.collector.failed_error:
+        if self.collector.output_count or self.collector.inconsistent or self.collector.refusal.error:
             return
         if self.transaction is not None:
             self._publish_transactional(now)
@@ -116,7 +116,7 @@ cdef class Publisher:
     cdef bint _holds(self) noexcept nogil:
         if self.transaction is not None:
             return self.transaction.look() == TRANSACTION_COMMITTED
-        return self.collector.unacknowledged[self.drained_generation] == 0 and self.collector.failed_error == 0
+        return self.collector.unacknowledged[self.drained_generation] == 0 and self.collector.refusal.error == 0
 
     cdef void _publish_staged(self) noexcept nogil:
         cdef int index

@@ -52,7 +52,7 @@ class StreamLoop:
         """From the next task on, and with nothing on its way to the last one."""
 
     def drop_effects(self) -> None:
-        """The transaction is given up, and its tasks were removed: what they have not handed over goes too."""
+        """The tasks were removed, to run again: what they have not handed over goes too."""
 
     def begin_close(self, task_id: str) -> None:
         """The task takes no further record, and forgets what has not started; what runs may finish."""

@@ -140,7 +140,7 @@ cdef class StreamLoop:
         self.transaction = transaction
         self.awaits_open = True
         self.collector = Collector(stages, topics)
-        self.collector.transactional = transaction is not None
+        self.collector.transactional = self.collector.refusal.in_transaction = transaction is not None
         self.collector.whole_records = transaction is not None and not transaction.drain
         self.use_producer(producer)
         self.tasks = TaskTable(self.collector, consumer)
@@ -159,12 +159,14 @@ cdef class StreamLoop:
     def use_producer(self, NativeProducer producer):
         """From the next task on, and with nothing on its way to the last one."""
         self.producer = producer
+        self.collector.refusal.forget_doubt()
+        self.collector.refusal.batch_bytes = producer.batch_bytes
         self.collector.producer = producer.rk
         self.collector.unacknowledged[0] = self.collector.unacknowledged[1] = 0
         producer.set_delivery(on_delivery, <void *>self.collector)
 
     def drop_effects(self):
-        """The transaction is given up, and its tasks were removed: what they have not handed over goes too."""
+        """The tasks were removed, to run again: what they have not handed over goes too."""
         self.collector.drop_all()
         self.collector.transaction_error = 0
         self.awaits_open = True
@@ -229,7 +231,7 @@ cdef class StreamLoop:
             now = monotonic_ns()
             self._end_round(now)
             self.publisher.publish(now)
-            if self.collector.failed_error or self.collector.no_memory or self.collector.inconsistent or self.intake.error:
+            if self.collector.refusal.error or self.collector.no_memory or self.collector.inconsistent or self.intake.error:
                 return BECAUSE_FAILURE
             if self.transaction is not None:
                 if self.transaction.look() == TRANSACTION_FAILED:
@@ -487,12 +489,12 @@ cdef class StreamLoop:
         cdef Collector collector = self.collector
         cdef int slot
         cdef int64_t offset
-        if collector.failed_error:
-            slot = (collector.failed_coordinates >> 1) & 0xFFF
-            offset = <int64_t>(collector.failed_coordinates >> 13)
+        if collector.refusal.error:
+            slot = (collector.refusal.coordinates >> 1) & 0xFFF
+            offset = <int64_t>(collector.refusal.coordinates >> 13)
             topic, partition = self.tasks.of_slot(slot)
             return (
-                "produce", f"{collector.failed_topic.decode()}: {api.err2str(collector.failed_error).decode()}", topic, partition, offset)
+                "produce", f"{collector.refusal.topic}: {api.err2str(collector.refusal.error).decode()}", topic, partition, offset)
         if self.intake.error:
             return (
                 "reset" if self.intake.error == ERR__AUTO_OFFSET_RESET else "fetch", api.err2str(self.intake.error).decode(),

@@ -49,6 +49,7 @@ _FUTURE_GRACE_S: Final = 2.0
 _METADATA_LIMIT: Final = "offset.metadata.max.bytes"
 _SESSION_LIMIT: Final = "group.consumer.session.timeout.ms"
 _LIMITS: Final = (_METADATA_LIMIT, _SESSION_LIMIT)
+_TOPIC_LIMIT: Final = "max.message.bytes"
 
 _COORDINATOR_COMES: Final = frozenset(
     {
@@ -246,6 +247,23 @@ class Admin:
             metadata_chars=min(known.get(_METADATA_LIMIT, METADATA_BUDGET_CHARS), METADATA_BUDGET_CHARS),
             consumer_session_timeout_ms=known.get(_SESSION_LIMIT, defaults.consumer_session_timeout_ms),
         )
+
+    def max_message_bytes(self, topics: Collection[str]) -> dict[str, int]:
+        """`max.message.bytes` of those topics of which the broker says it."""
+        if not topics or _is_mock(self._metadata()):
+            return {}
+        resources = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in sorted(topics)]
+        futures = self._client.describe_configs(resources, request_timeout=REQUEST_TIMEOUT_S)
+        known = {}
+        for resource, future in futures.items():
+            try:
+                config = _result(future, f"reading {_TOPIC_LIMIT} of topic {resource.name}")
+            except (_Refused, BrokerError) as error:
+                log.info("%s: a batch for it that is too large for it is found out by trying", error)
+                continue
+            if (entry := config.get(_TOPIC_LIMIT)) is not None and entry.value:
+                known[resource.name] = int(entry.value)
+        return known
 
     # --- offsets and members, for `lag` -----
 

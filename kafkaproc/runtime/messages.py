@@ -9,7 +9,7 @@
         │ CloseTasks ──────────────────────────────▶ │   stop intake of these, finish what is in flight, publish slots
         │ ◀───────────────────────────── TasksClosed │   the supervisor commits what the slots say
         │ GroupMetadata ───────────────────────────▶ │   exactly once: what commits are fenced by from here on
-        │ ◀──────────────────────────── TasksAborted │   exactly once: start these anew from what is committed
+        │ ◀──────────────────────────── TasksAborted │   start these anew from what is committed
         │ Shutdown ────────────────────────────────▶ │   close all tasks likewise, then the clients
         │ ◀───────────────────────────── TasksClosed │
         │ ◀───────────────────────────────── Stopped │   and the process ends with 0
@@ -82,6 +82,8 @@ class Start(ToStreamThread, frozen=True):
     """A lease stamp older than this: stop intake and replay until it is fresh again."""
     transactional_id: str = ""
     """Under exactly_once_v2: this thread's of this instance, for all its processes."""
+    max_message_bytes: dict[str, int] = {}
+    """Of the output topics, as far as the broker says."""
 
 
 class AssignTasks(ToStreamThread, frozen=True):
@@ -141,6 +143,8 @@ class TasksClosed(FromStreamThread, frozen=True):
 
 class TasksAborted(FromStreamThread, frozen=True):
     """The transaction with their effects was given up: they are closed, and have to start where the group says.
+
+    At least once: what they had produced was refused as a whole, and they have to start where their slots say.
 
     Not sent for tasks that are being closed: TasksClosed says it of those.
     """

@@ -35,6 +35,16 @@ def record_error(
     return kind(text, node=node, topic=topic, partition=partition, offset=offset)
 
 
+def out_of_range(topic: str | None, partition: int, offset: int) -> str:
+    """What is said of a start at an offset that the log does not have, where nothing says where else."""
+    position = f"offset {offset}" if offset >= 0 else "the position"
+    return (
+        f"{position} of input {topic}[{partition}] is not in the log and no valid reset policy configured: "
+        "auto_offset_reset, or the source's own offset_reset, is none. Commit an offset that is in the log "
+        "(kafka-consumer-groups.sh --reset-offsets), or set it to earliest or latest"
+    )
+
+
 def users_traceback(error: BaseException) -> str:
     """The traceback without our own frames; empty where none is left."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from kafkaproc.clients.admin import Admin
@@ -43,6 +43,8 @@ class ClusterFacts:
 
     source_topics: dict[str, TopicInfo]
     limits: BrokerLimits
+    max_message_bytes: dict[str, int] = field(default_factory=dict)
+    """Of the output topics, as far as the broker says."""
 
 
 def await_cluster(
@@ -102,11 +104,14 @@ def check_cluster(admin: Admin, topology: Topology, sources: Sources, settings: 
     """
     existing = admin.topic_names() | sources.internal_topics
     sources.check_exist(existing)
-    _check_sinks(topology, existing)
+    sinks = {node.topic for node in topology.nodes if isinstance(node, SinkNode) and node.topic is not None}
+    _check_sinks(sinks, existing)
     check_leftovers(admin, settings.application_id, existing, sources.internal_topics)
     if sources.internal_topics:
         ensure_internal_topics(admin, sources, existing, settings.replication_factor)
-    return ClusterFacts(admin.topics(sources.resolve(existing)), admin.broker_limits())
+    return ClusterFacts(
+        admin.topics(sources.resolve(existing)), admin.broker_limits(), admin.max_message_bytes(sinks)
+    )
 
 
 def fence_former_threads(settings: Settings, directory: InstanceDirectory) -> None:
@@ -142,14 +147,10 @@ def log_size(settings: Settings, instance_id: str, tasks: int) -> None:
         )
 
 
-def _check_sinks(topology: Topology, existing: set[str]) -> None:
+def _check_sinks(sinks: set[str], existing: set[str]) -> None:
     """As with Kafka Streams, whose user creates every topic that is not internal: a broker that creates topics by
     itself would do so with a partition count that nobody chose."""
-    missing = sorted(
-        {node.topic for node in topology.nodes if isinstance(node, SinkNode) and node.topic is not None}
-        - existing
-    )
-    if missing:
+    if missing := sorted(sinks - existing):
         raise TopicError(
             f"Missing sink topics: {', '.join(missing)}. Create them before the start "
             f"(kafka-topics.sh --create --topic {missing[0]} --partitions …), or correct the names in to()"

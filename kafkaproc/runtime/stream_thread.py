@@ -13,9 +13,9 @@ Closing a task (revoked, or at shutdown) never blocks the loop. A `_Closing` goe
 runs has finished, or the deadline has passed and it is fenced → a snapshot of what is complete was published,
 its outputs acknowledged (exactly once: in a committed transaction) → TasksClosed.
 
-A transaction that fails takes all tasks of this thread with it: they are fenced and closed, and when the next
-transaction is open the supervisor is told to start them where the group says (TasksAborted). There is one way back
-for every failure, and it never rests on what this process remembers.
+A transaction that fails takes all tasks of this thread with it (at least once: a batch that is too large, see
+output_sizes.py): they are fenced and closed, and when the next transaction is open the supervisor is told to start
+them where the group says (TasksAborted). There is one way back, and it never rests on what this process remembers.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ from kafkaproc.runtime.messages import (
     TaskStart,
     ThreadFailed,
 )
-from kafkaproc.runtime.record_errors import record_error, users_traceback
+from kafkaproc.runtime.output_sizes import OutputSizes
+from kafkaproc.runtime.record_errors import out_of_range, record_error, users_traceback
 from kafkaproc.runtime.transactions import AbortBackoff, Transactions
 from kafkaproc.topology.nodes import Mode, ProcessorNode
 from kafkaproc.topology.topology import Subtopology, Topology
@@ -86,6 +87,9 @@ WORKERS_STOP_S: Final = 5.0
 
 PRODUCER_CONNECT_MS: Final = 1_000
 """How long a start waits at most for a broker's answer to the producer; without one it goes on."""
+
+PRODUCER_GIVE_UP_MS: Final = 1_000
+"""After a refusal: how long what was sent has to be answered, which tells whose fault it is."""
 
 _abandoned: Final[list[StreamThread]] = []
 """Those whose native memory a call may still come back to."""
@@ -147,6 +151,7 @@ class StreamThread:
         self._transactions: Transactions | None = None
         self._drain_watch = DrainWatch(self._settings, time.monotonic())
         self._ready = False
+        self._sizes = OutputSizes(self._settings, start.max_message_bytes)
         self._aborted: set[str] = set()
         self._abort_backoff = AbortBackoff()
         self._workers: IoWorkers | None = None
@@ -161,6 +166,7 @@ class StreamThread:
         loop_wakeup_fd = self._eventfd(os.EFD_NONBLOCK)
         asyncio_wakeup_fd = self._eventfd(os.EFD_NONBLOCK)
         blocking_pool_fd = self._eventfd(os.EFD_SEMAPHORE)
+        self._records_fd = records_fd
         client_id = self._start.client_id
         # The producer first: it is the one that takes its time (see _connect_producer).
         if settings.exactly_once:
@@ -169,15 +175,14 @@ class StreamThread:
                 self._start.transactional_id,
                 f"{client_id}-producer",
                 self._segment,
+                self._sizes,
                 records_fd=records_fd,
                 loop_wakeup_fd=loop_wakeup_fd,
             )
             self._transactions.start()
             self._producer = self._transactions.producer
         else:
-            self._producer = NativeProducer(
-                settings.producer_conf() | {"client.id": f"{client_id}-producer"}, wakeup_fd=records_fd
-            )
+            self._producer = self._new_producer()
         self._consumer = NativeConsumer(
             settings.consumer_conf()
             | {
@@ -279,6 +284,13 @@ class StreamThread:
         """Nothing of this is freed, not even when the interpreter ends: a call would come back to it."""
         _abandoned.append(self)
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
+
+    def _new_producer(self) -> NativeProducer:
+        conf = self._sizes.producer_conf() | {
+            "client.id": f"{self._start.client_id}-producer",
+            "enable.gapless.guarantee": "true",  # what is behind one that is refused must not overtake it
+        }
+        return NativeProducer(conf, wakeup_fd=self._records_fd)
 
     def _connect_producer(self) -> None:
         """An idempotent producer without a connection asks for its id on a timer: the first output would wait."""
@@ -524,20 +536,20 @@ class StreamThread:
         if self._transactions is not None and self._transactions.transaction.failure is not None:
             self._abort()
             return
+        refusal = self._loop.collector.refusal
+        if refusal.error and self._transactions is None:
+            self._producer.give_up(PRODUCER_GIVE_UP_MS)
+            if refusal.in_doubt:
+                self._run_again_in_smaller_batches()
+                return
         kind, text, topic, partition, offset = self._loop.thread_failure()
         if kind == "reset":
-            position = f"offset {offset}" if offset >= 0 else "the position"
-            self._fail_thread(
-                TopicError.__name__,
-                f"{position} of input {topic}[{partition}] is not in the log and no valid reset policy configured: "
-                "auto_offset_reset, or the source's own offset_reset, is none. Commit an offset that is in the log "
-                "(kafka-consumer-groups.sh --reset-offsets), or set it to earliest or latest",
-                exit_code=TopicError.exit_code,
-            )
+            text = out_of_range(topic, partition, offset)
+            self._fail_thread(TopicError.__name__, text, exit_code=TopicError.exit_code)
             return
         where = f" (record {topic}[{partition}]@{offset})" if topic is not None and offset >= 0 else ""
         if kind == "produce":
-            text = f"the broker refused an output: {text}{where}"
+            text = f"{self._sizes.refused(refusal, text)}{where}"
         elif kind == "fetch":
             text = f"{topic}[{partition}] cannot be read: {text}"
         self._fail_thread("BrokerError", text)
@@ -555,6 +567,27 @@ class StreamThread:
             len(self._tasks),
             failure.text,
         )
+        self._drop_tasks()
+        if self._loop.collector.refusal.in_doubt:
+            self._sizes.shrink(self._loop.collector.refusal)
+            failure = failure._replace(needs_producer=True)
+        try:
+            self._abort_backoff.note(time.monotonic_ns(), self._transactions.transaction.counts[0], failure)
+            self._transactions.recover(failure, self._use_producer)
+        except BrokerError as error:
+            self._fail_thread(type(error).__name__, str(error), exit_code=error.exit_code)
+
+    def _run_again_in_smaller_batches(self) -> None:
+        """At least once: likewise, where the slots say."""
+        self._drop_tasks()
+        self._sizes.shrink(self._loop.collector.refusal)
+        self._producer.close()
+        self._use_producer(self._new_producer())
+        self._connect_producer()
+        self._tell_aborted(time.monotonic_ns())
+
+    def _drop_tasks(self) -> None:
+        """All of them, with what they have done and not published; those that nobody closes are to start anew."""
         self._aborted.update(self._tasks)
         for closing in self._closings:
             closing.drained = False
@@ -564,11 +597,6 @@ class StreamThread:
         if self._workers is not None:
             self._workers.cancel_fenced()
         self._loop.drop_effects()
-        try:
-            self._abort_backoff.note(time.monotonic_ns(), self._transactions.transaction.counts[0], failure)
-            self._transactions.recover(failure, self._use_producer)
-        except BrokerError as error:
-            self._fail_thread(type(error).__name__, str(error), exit_code=error.exit_code)
 
     def _use_producer(self, producer: NativeProducer) -> None:
         self._producer = producer
@@ -581,8 +609,8 @@ class StreamThread:
         self._tell_aborted(time.monotonic_ns())
 
     def _tell_aborted(self, now_ns: int) -> None:
-        assert self._transactions is not None
-        if self._aborted and self._abort_backoff.is_over(now_ns) and self._transactions.transaction.is_open:
+        is_open = self._transactions is None or self._transactions.transaction.is_open
+        if self._aborted and self._abort_backoff.is_over(now_ns) and is_open:
             self._channel.send(TasksAborted(tuple(sorted(self._aborted))))
             self._aborted.clear()
 

@@ -408,6 +408,7 @@ class Supervisor:
                 metadata_budget=facts.limits.metadata_chars,
                 lease_timeout_ms=lease_timeout_ms(self._settings, facts.limits),
                 transactional_id=transactional_id(self._settings, self._directory.instance_id, thread.index),
+                max_message_bytes=facts.max_message_bytes,
             ),
         )
 

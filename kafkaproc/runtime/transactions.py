@@ -21,6 +21,7 @@ from kafkaproc._core.native_producer import NativeProducer
 from kafkaproc._core.segment import ThreadSegment
 from kafkaproc._core.transaction import Transaction, TransactionFailure
 from kafkaproc.errors import BrokerError
+from kafkaproc.runtime.output_sizes import OutputSizes
 from kafkaproc.settings import Settings
 
 log = logging.getLogger("kafkaproc.stream_thread")
@@ -132,20 +133,21 @@ class Transactions:
         transactional_id: str,
         client_id: str,
         segment: ThreadSegment,
+        sizes: OutputSizes,
         *,
         records_fd: int,
         loop_wakeup_fd: int,
     ) -> None:
         self._settings = settings
-        self._conf = settings.producer_conf() | {
+        self._sizes = sizes
+        self._conf = {
             "client.id": client_id,
             "transactional.id": transactional_id,
             "transaction.timeout.ms": str(settings.transaction_timeout_ms),
         }
         # An output for a topic that is not there must be refused before its transaction is too old to tell why.
-        self._conf.setdefault(
-            "topic.metadata.propagation.max.ms", str(min(30_000, settings.transaction_timeout_ms // 2))
-        )
+        propagation_ms = min(30_000, settings.transaction_timeout_ms // 2)
+        self._defaults = {"topic.metadata.propagation.max.ms": str(propagation_ms)}
         self._records_fd = records_fd
         self._job_fd = os.eventfd(0, os.EFD_CLOEXEC)
         self.transaction = Transaction(
@@ -159,7 +161,8 @@ class Transactions:
         self._thread = threading.Thread(target=self.transaction.work, name="commit", daemon=True)
 
     def _new_producer(self) -> NativeProducer:
-        return NativeProducer(self._conf, wakeup_fd=self._records_fd)
+        conf = self._defaults | self._sizes.producer_conf() | self._conf
+        return NativeProducer(conf, wakeup_fd=self._records_fd)
 
     def start(self) -> None:
         """Fences the predecessor, beside whatever else has to be opened."""

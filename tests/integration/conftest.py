@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -47,8 +47,11 @@ def flows_of_short_sessions(kafka_with_short_sessions: KafkaCluster, tmp_path: P
 def _flow_factory(cluster: KafkaCluster, topic: TopicFactory, directory: Path) -> Iterator[FlowFactory]:
     created: list[Flow] = []
 
-    def create(*, partitions: int = 4, inputs: int = 1, **load: object) -> Flow:
-        output = topic(partitions=2, config={"message.timestamp.type": "LogAppendTime"})
+    def create(
+        *, partitions: int = 4, inputs: int = 1, config: Mapping[str, str] | None = None, **load: object
+    ) -> Flow:
+        """config: of the output topic."""
+        output = topic(partitions=2, config={"message.timestamp.type": "LogAppendTime", **(config or {})})
         names = [topic(f"{output}-in-{number}", partitions) for number in range(inputs)]
         created.append(Flow(cluster, names, output, directory / output, **load))  # type: ignore[arg-type]
         return created[-1]

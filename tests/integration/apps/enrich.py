@@ -11,6 +11,7 @@ Told by KAFKAPROC_TEST_* variables, since every process of an instance imports i
     MAX_IN_FLIGHT    of the stage
     HOLD_KEY         calls of this key wait until the file HOLD_UNTIL exists; "*": those of all keys
     FAIL_AT          the function raises at this sequence of key-000000
+    LARGE_AT         and here the output is larger by LARGE_BYTES
 """
 
 import asyncio
@@ -31,6 +32,8 @@ CALL_MS = float(told("CALL_MS", "5"))
 HOLD_KEY = told("HOLD_KEY")
 HOLD_UNTIL = Path(told("HOLD_UNTIL", "/nowhere"))
 FAIL_AT = int(told("FAIL_AT", "-1"))
+LARGE_AT = int(told("LARGE_AT", "-1"))
+LARGE_BYTES = int(told("LARGE_BYTES", "0"))
 
 
 def call_s() -> float:
@@ -40,6 +43,8 @@ def call_s() -> float:
 def enriched(value, ctx):
     if value["sequence"] == FAIL_AT and value["key"] == "key-000000":
         raise ValueError(f"no score for sequence {FAIL_AT}")
+    if value["sequence"] == LARGE_AT and value["key"] == "key-000000":
+        value = {**value, "filler": "x" * LARGE_BYTES}
     return {**value, "topic": ctx.topic, "partition": ctx.partition, "offset": ctx.offset, "pid": os.getpid()}
 
 

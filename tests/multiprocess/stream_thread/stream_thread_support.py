@@ -292,6 +292,7 @@ class StreamThreadRun:
         overrides = dict(self.settings)
         self.lease_timeout_ms = overrides.pop("lease_timeout_ms", self.lease_timeout_ms)
         self.metadata_budget = overrides.pop("metadata_budget", 4096)
+        max_message_bytes = overrides.pop("max_message_bytes", {})
         transactional_id = overrides.pop("transactional_id", "")
         self.segment = ThreadSegment.create(
             partition_slots=PARTITION_SLOTS,
@@ -320,6 +321,7 @@ class StreamThreadRun:
             metadata_budget=self.metadata_budget,
             lease_timeout_ms=self.lease_timeout_ms,
             transactional_id=transactional_id,
+            max_message_bytes=max_message_bytes,
         )
         self._thread: threading.Thread | None = None
         self.topology = self.app.build()

@@ -122,16 +122,44 @@ def test_i4_an_output_that_is_refused_aborts_and_all_of_it_runs_again(scene: Sce
 def test_i10_an_output_that_is_too_large_is_its_records_failure_and_no_loop_of_aborts(
     scene: Scene, producers: list[str]
 ) -> None:
-    with scene.bench.run(scene.app, **EXACTLY_ONCE) as thread:
+    """Batches of one say which one it is."""
+    with scene.bench.run(scene.app, **EXACTLY_ONCE | {"producer.batch.size": 1}) as thread:
         scene.begin(thread)
         scene.end_calls(PRODUCE=[MSG_SIZE_TOO_LARGE])
         failure = thread.failure()
-        where = f"(record {scene.source}[0]@{FIRST}"
-        assert f"{scene.sink}: Broker: Message size too large {where}" in failure.text
+        assert f"too large for topic {scene.sink}, whose max.message.bytes is not known here" in failure.text
+        assert f"(record {scene.source}[0]@{FIRST})" in failure.text
         thread.shutdown()
         assert not has_aborted(thread)
         assert committed_offsets(thread, scene.source, COUNT) == list(range(FIRST)), "none of it"
         assert producers == [TRANSACTIONAL_ID]
+
+
+def test_i4_a_batch_that_is_too_large_is_nobodys_failure_and_all_of_it_runs_again_in_smaller_ones(
+    scene: Scene, producers: list[str]
+) -> None:
+    with scene.bench.run(scene.app, **EXACTLY_ONCE) as thread:
+        scene.begin(thread)
+        scene.end_calls(PRODUCE=[MSG_SIZE_TOO_LARGE])
+        scene.aborted(thread)
+        assert producers == [TRANSACTIONAL_ID] * 2
+
+
+def test_i10_smaller_batches_end_with_the_record_that_is_too_large(
+    scene: Scene, producers: list[str]
+) -> None:
+    with scene.bench.run(scene.app, **EXACTLY_ONCE) as thread:
+        scene.begin(thread)
+        scene.end_calls(PRODUCE=[MSG_SIZE_TOO_LARGE] * 100)
+        thread.expects_failure = True
+        while not thread.failures:
+            thread.until(lambda: thread.failures or has_aborted(thread))
+            if has_aborted(thread):
+                thread.wait_for(TasksAborted)
+                thread.assign(committed=thread.committed(scene.source), wait=False)
+        assert f"too large for topic {scene.sink}" in thread.failures[0].text
+        assert f"(record {scene.source}[0]@{FIRST})" in thread.failures[0].text
+        assert 2 < len(producers) <= 8, "1,000,000 / 8 ** 7 is less than a byte"
 
 
 @pytest.mark.parametrize("error", [ILLEGAL_GENERATION, UNKNOWN_MEMBER_ID, FENCED_INSTANCE_ID])

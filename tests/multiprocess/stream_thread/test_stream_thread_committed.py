@@ -202,15 +202,16 @@ def test_i4_a_zombie_of_the_same_transactional_id_commits_nothing(scene: Scene) 
 def test_i4_an_output_that_is_too_large_leaves_nothing_of_its_transaction(
     scene: Scene, kafka_topic: TopicFactory
 ) -> None:
+    """And it is found among all the others."""
     scene.sink = kafka_topic(config={"max.message.bytes": "10000"})
     scene.bench.partitions[scene.sink] = 1
-    gate = Gate()
-    app = Runs(lambda number, run: gate if number == 7 else None, large=7).app(scene.source, scene.sink)
-    with scene.bench.run(app, **scene.settings) as thread:
+    app = Runs(large=7).app(scene.source, scene.sink)
+    limits = {"max_message_bytes": {scene.sink: 10_000}}
+    with scene.bench.run(app, **scene.settings | limits) as thread:
         thread.assign()
-        scene.written_and_open(thread, COUNT - 1)
-        gate.open()  # so that it goes in a batch of its own: brokers refuse whole batches
         failure = thread.failure()
-        assert f"{scene.sink}: Broker: Message size too large (record {scene.source}[0]@7)" in failure.text
+        assert "an output of 1001" in failure.text, "bytes: 100,000 and its framing"
+        assert f"too large for topic {scene.sink}, whose max.message.bytes is 10000: raise it" in failure.text
+        assert f"(record {scene.source}[0]@7)" in failure.text
         thread.shutdown()
     assert (scene.visible(), scene.done()) == ([], set())
