@@ -5,7 +5,9 @@ lost and nothing done twice; what cannot be mended ends the stream thread, in wo
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from stream_thread_support import Bench, Gate, StreamThreadRun, numbered
@@ -18,10 +20,12 @@ from transaction_support import (
     INVALID_PRODUCER_EPOCH,
     INVALID_TRANSACTION_TIMEOUT,
     INVALID_TXN_STATE,
+    JSON,
     MSG_SIZE_TOO_LARGE,
     NOT_COORDINATOR,
     POLICY_VIOLATION,
     PRODUCER_FENCED,
+    STRING,
     TRANSACTIONAL_ID,
     TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
     UNKNOWN_MEMBER_ID,
@@ -33,6 +37,7 @@ from transaction_support import (
     runs,
 )
 
+import kafkaproc as kp
 from kafkaproc._core.mock_cluster import ApiKey
 from kafkaproc._core.native_producer import NativeProducer
 from kafkaproc.runtime import transactions
@@ -311,11 +316,22 @@ def test_failures_in_a_row_that_nobody_can_explain_end_the_thread_and_others_do_
 
 
 def test_i8_results_of_a_life_that_was_aborted_have_no_effect_and_their_keys_run_again(scene: Scene) -> None:
-    """A call that hangs over the abort ends in the middle of the next life of its task."""
+    """A call that hangs over the abort ends in the middle of the next life of its task. One that nobody can cancel."""
     bench, source, sink = scene.bench, scene.source, scene.sink
     first, second = Gate(), Gate()
-    calls = Runs(lambda number, run: (first, second)[run - 1] if number == 0 else None)
-    with bench.run(calls.app(source, sink), **EXACTLY_ONCE) as thread:
+    counts: Counter[int] = Counter()
+
+    def call(value: Any) -> Any:
+        number = value["i"]
+        counts[number] += 1
+        run = counts[number]
+        if number == 0:
+            (first, second)[run - 1].wait_blocking()
+        return {"i": number, "run": run}
+
+    app = kp.App("test")
+    app.stream(source, key=STRING, value=JSON).map_values(kp.blocking(call)).to(sink, value=JSON)
+    with bench.run(app, **EXACTLY_ONCE) as thread:
         thread.join()
         thread.assign()
         thread.until(lambda: thread.committable(source) == 0)  # where an empty partition ends
@@ -323,7 +339,8 @@ def test_i8_results_of_a_life_that_was_aborted_have_no_effect_and_their_keys_run
         bench.feed(source, numbered(["hangs", "other"]))
         thread.wait_for(TasksAborted)
         thread.assign(committed=thread.committed(source))
-        thread.until(lambda: calls.counts == {0: 2, 1: 2})
+        thread.until(lambda: counts == {0: 2, 1: 2})
+        assert len(thread.segment.in_flight()) == 2
         first.open()
         thread.until(lambda: committed_offsets(thread, source, 2) == [1])
         thread.until(lambda: len(thread.segment.in_flight()) == 1)
