@@ -51,7 +51,7 @@ def remembered() -> None:
 
 
 def newer_metadata() -> None:
-    """Stream threads get the metadata of a membership that no longer has their tasks, and not the word to drop these."""
+    """Stream threads get the metadata of a membership that no longer has their tasks, not the word to drop these."""
     from kafkaproc.runtime import supervisor
     from kafkaproc.runtime.messages import CloseTasks
     from kafkaproc.runtime.stream_threads import StreamThreads

@@ -6,7 +6,7 @@ Told by KAFKAPROC_TEST_* variables, since every process of an instance imports i
     GROUP            application id
     INPUT            topics to read, separated by commas; or PATTERN, a regular expression of topic names
     OUTPUT           topic to write
-    CALL             async | blocking | sync | slow | bytes: how the function is called; sync: without a call, slow: with
+    CALL             async | blocking | sync | slow | bytes: how it is called; sync: without a call, slow: with
                      one that holds up its stream thread; bytes: there is none
     CALL_MS          what a call takes in the median (lognormal, so that calls complete out of order)
     MAX_IN_FLIGHT    of the stage
