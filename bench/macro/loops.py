@@ -26,7 +26,7 @@ class StatusReader:
 
 
 class LoopRounds:
-    """The rounds of the stream loop over time: those at one of whose ends a commit was under way, and the others.
+    """The rounds of the stream loop over time: those with a commit under way for some of it, and the others.
 
     A round is what passes from one look for completions to the next, with all Python and without sleep. It is *slow*
     beyond 5 ms. The longest are those since the start of the process; the shares are of the window.
@@ -62,7 +62,7 @@ class LoopRounds:
             facts |= {
                 "commit_round_max_ms": last["commit_round_max_ns"] / 1e6,
                 "commit_slow_rounds_per_s": grown["commit_slow_rounds"] / commit_s,
-                "slow_commits_percent": grown["commit_slow_rounds"] / commits * 100,
+                "slow_rounds_per_100_commits": grown["commit_slow_rounds"] / commits * 100,
                 "commit_mean_ms": commit_s / commits * 1e3,
             }
         return facts

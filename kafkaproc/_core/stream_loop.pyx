@@ -64,7 +64,14 @@ from kafkaproc._core.segment cimport (
 )
 from kafkaproc._core.task_runtime cimport TaskRuntime
 from kafkaproc._core.task_table cimport TaskHandle, TaskTable
-from kafkaproc._core.transaction cimport TRANSACTION_BUSY, TRANSACTION_COMMITTED, TRANSACTION_FAILED, TRANSACTION_OPEN, Transaction
+from kafkaproc._core.transaction cimport (
+    JOB_COMMIT,
+    TRANSACTION_BUSY,
+    TRANSACTION_COMMITTED,
+    TRANSACTION_FAILED,
+    TRANSACTION_OPEN,
+    Transaction,
+)
 
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd:
@@ -121,8 +128,7 @@ cdef class StreamLoop:
     cdef int64_t lease_timeout_ns
     cdef int64_t iteration_count
     cdef int64_t round_begun_ns          # since when completions were not looked for; 0: never yet
-    cdef bint commit_under_way           # at that time
-    cdef int64_t round_max_ns[2]         # [1]: of the rounds with a commit under way at one of their ends
+    cdef int64_t round_max_ns[2]         # [1]: of the rounds with a commit under way, all the time or part of it
     cdef int64_t slow_rounds[2]
     cdef bint queue_full                 # of outputs, librdkafka's or that of a commit under way: no intake, and no call is started
     cdef bint awaits_open                # the caller wants to hear of it
@@ -259,9 +265,10 @@ cdef class StreamLoop:
         """What has passed since the last one is how long nothing was fetched, dispatched or collected: Python functions, and what the caller
         does between two runs, are part of it; sleep, which whatever comes ends, is not."""
         cdef int64_t took_ns = now - self.round_begun_ns
-        cdef bint committing = self.commit_under_way
-        self.commit_under_way = self.transaction is not None and self.transaction.look() == TRANSACTION_BUSY
-        committing |= self.commit_under_way
+        # COMMITTED: it has ended in this round, since `publish` takes note of that.
+        cdef bint committing = (
+            self.transaction is not None and self.transaction.job == JOB_COMMIT
+            and TRANSACTION_BUSY <= self.transaction.look() <= TRANSACTION_COMMITTED)
         self.round_begun_ns = now
         if took_ns > self.round_max_ns[committing]:
             self.round_max_ns[committing] = took_ns

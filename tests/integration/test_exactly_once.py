@@ -37,6 +37,17 @@ def test_i4_a_run_commits_to_the_end(flows: FlowFactory, call: str, mode: str) -
     assert not instance.logged("given up")
 
 
+def test_what_a_python_function_keeps_the_loop_from_counts_as_a_round(flows: FlowFactory) -> None:
+    flow = exactly_once_flow(flows, partitions=1)
+    flow.load.produce(20)
+    instance = flow.start(*EXACTLY_ONCE, call="slow", call_ms=200)
+    flow.finish(duplicate_max=0)
+    instance.wait_until(
+        lambda: instance.counter("commit_round_max_ns") >= 100_000_000, "a call while a commit ran was noted"
+    )
+    assert instance.counter("commit_slow_rounds") > 0
+
+
 def paced(flow: Flow, *settings: str, state: str = "state", call_ms: int = 20) -> Instance:
     return flow.start(
         *EXACTLY_ONCE, "--threads", "2", *settings, state=state, call_ms=call_ms, max_in_flight=100

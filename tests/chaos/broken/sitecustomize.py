@@ -50,12 +50,29 @@ def remembered() -> None:
     TaskBoard.await_offsets = lambda self, partitions: frozenset()
 
 
+def newer_metadata() -> None:
+    """Stream threads get the metadata of a membership that no longer has their tasks, not the word to drop these."""
+    from kafkaproc.runtime import supervisor
+    from kafkaproc.runtime.messages import CloseTasks
+    from kafkaproc.runtime.stream_threads import StreamThreads
+
+    supervisor.CLOSE_GRACE_MS = 30_000  # else it kills them for it before they come to use it
+    send = StreamThreads.send
+
+    def send_other(self, thread, command) -> None:
+        if not (isinstance(command, CloseTasks) and command.deadline_ms == 0):
+            send(self, thread, command)
+
+    StreamThreads.send = send_other
+
+
 BREAKS = {
     # name: where the line is, and what breaks it
     "completed_set": (False, completed_set),
     "no_cuts": (None, no_cuts),
     "unfenced": (True, unfenced),
     "remembered": (True, remembered),
+    "newer_metadata": (True, newer_metadata),
 }
 
 if (name := os.environ.get("KAFKAPROC_TEST_BREAK")) is not None:

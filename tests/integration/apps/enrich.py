@@ -6,7 +6,8 @@ Told by KAFKAPROC_TEST_* variables, since every process of an instance imports i
     GROUP            application id
     INPUT            topics to read, separated by commas; or PATTERN, a regular expression of topic names
     OUTPUT           topic to write
-    CALL             async | blocking | sync | bytes: how the function is called; bytes: there is none
+    CALL             async | blocking | sync | slow | bytes: how it is called; sync: without a call, slow: with
+                     one that holds up its stream thread; bytes: there is none
     CALL_MS          what a call takes in the median (lognormal, so that calls complete out of order)
     MAX_IN_FLIGHT    of the stage
     HOLD_KEY         calls of this key wait until the file HOLD_UNTIL exists; "*": those of all keys
@@ -73,5 +74,5 @@ else:
     elif CALL == "blocking":
         stream = stream.map_values(kp.blocking(call_blocking), **options)
     else:
-        stream = stream.map_values(enriched)
+        stream = stream.map_values(call_blocking if CALL == "slow" else enriched)
     stream.to(told("OUTPUT"), value=kp.serdes.json())
