@@ -12,6 +12,7 @@ from kafkaproc.errors import (
     DeserializationError,
     RecordError,
     SerializationError,
+    TopicError,
     UserFunctionError,
 )
 
@@ -35,10 +36,10 @@ def record_error(
     return kind(text, node=node, topic=topic, partition=partition, offset=offset)
 
 
-def out_of_range(topic: str | None, partition: int, offset: int) -> str:
-    """What is said of a start at an offset that the log does not have, where nothing says where else."""
+def out_of_range(topic: str | None, partition: int, offset: int) -> TopicError:
+    """A task would start at an offset that the log does not have, and nothing says where else."""
     position = f"offset {offset}" if offset >= 0 else "the position"
-    return (
+    return TopicError(
         f"{position} of input {topic}[{partition}] is not in the log and no valid reset policy configured: "
         "auto_offset_reset, or the source's own offset_reset, is none. Commit an offset that is in the log "
         "(kafka-consumer-groups.sh --reset-offsets), or set it to earliest or latest"

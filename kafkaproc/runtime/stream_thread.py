@@ -544,8 +544,7 @@ class StreamThread:
                 return
         kind, text, topic, partition, offset = self._loop.thread_failure()
         if kind == "reset":
-            text = out_of_range(topic, partition, offset)
-            self._fail_thread(TopicError.__name__, text, exit_code=TopicError.exit_code)
+            self.fail(out_of_range(topic, partition, offset))
             return
         where = f" (record {topic}[{partition}]@{offset})" if topic is not None and offset >= 0 else ""
         if kind == "produce":
@@ -568,8 +567,8 @@ class StreamThread:
             failure.text,
         )
         self._drop_tasks()
-        if self._loop.collector.refusal.in_doubt:
-            self._sizes.shrink(self._loop.collector.refusal)
+        if (refusal := self._loop.collector.refusal).in_doubt:
+            self._sizes.shrink(refusal)
             failure = failure._replace(needs_producer=True)
         try:
             self._abort_backoff.note(time.monotonic_ns(), self._transactions.transaction.counts[0], failure)
@@ -652,5 +651,6 @@ class StreamThread:
     def _report_clients(self) -> None:
         for client in (self._consumer, self._producer):
             for event in client.poll_events():
-                level = logging.INFO if event.kind == "log" and event.level > 30 else event.level
+                told = event.kind == "log" or event.name == "_GAPLESS_GUARANTEE"
+                level = logging.INFO if told and event.level > 30 else event.level
                 log.log(level, "%s: %s", client.name, event.text)

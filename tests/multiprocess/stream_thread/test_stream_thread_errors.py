@@ -15,11 +15,12 @@ from test_stream_thread_effects import MODES, in_mode
 
 import kafkaproc as kp
 from kafkaproc._core.mock_cluster import ApiKey
-from kafkaproc.runtime.messages import TaskFailed, ThreadFailed
+from kafkaproc.runtime.messages import TaskFailed, TasksAborted, ThreadFailed
 
 STRING, JSON = kp.serdes.string, kp.serdes.json()
 
 UNKNOWN_TOPIC_OR_PART = 3
+MSG_SIZE_TOO_LARGE = 10
 TOPIC_AUTHORIZATION_FAILED = 29
 
 
@@ -232,6 +233,34 @@ def test_an_output_that_is_too_large_ends_the_thread_and_names_its_record(bench:
         assert failure.error == "BrokerError"
         assert sink in failure.text and f"{source}[0]@3" in failure.text and "too large" in failure.text
         assert thread.committable(source) == 3
+
+
+def test_a_batch_that_is_too_large_is_nobodys_failure_and_runs_again_in_smaller_ones(
+    own_bench: Bench,
+) -> None:
+    bench = own_bench
+    source, sink = bench.topic(), bench.topic()
+    app = kp.App("test")
+    gate = Gate()
+
+    def wait(value: Any) -> Any:
+        if value["i"] == 3:
+            gate.wait_blocking()
+        return value
+
+    app.stream(source, key=STRING, value=JSON).map_values(wait).to(sink, value=JSON)
+    with bench.run(app, **{"producer.max.in.flight": 1}) as thread:
+        thread.assign()
+        bench.feed(source, numbered(["k"] * 3))
+        thread.finish(source, 3)
+        bench.feed(source, numbered(["k"] * 6, start=3))
+        bench.cluster.push_request_errors(ApiKey.PRODUCE, [MSG_SIZE_TOO_LARGE])
+        gate.open()
+        assert thread.wait_for(TasksAborted).task_ids == ("0_0",)
+        assert thread.committable(source) == 3
+        thread.assign(committed=thread.committed(source))
+        thread.finish(source, 9)
+        assert [record.json["i"] for record in bench.log(sink)] == list(range(9))
 
 
 def test_an_output_that_the_broker_refuses_ends_the_thread_and_commits_nothing_of_it(
