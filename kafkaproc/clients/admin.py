@@ -311,28 +311,46 @@ class Admin:
         if _is_mock(self._metadata()):
             return []
 
-        def ask() -> Future[Any]:
-            future: Future[Any] = self._client.describe_consumer_groups(
-                [group], request_timeout=REQUEST_TIMEOUT_S
-            )[group]
-            return future
-
         try:
-            description = _from_coordinator(ask, f"describing group {group}")
+            description = _from_coordinator(lambda: self.ask_members(group), f"describing group {group}")
         except _Refused as error:
             log.debug("%s", error)
             return []
-        return [
-            GroupMember(
-                member.client_id,
-                member.host.lstrip("/"),
-                frozenset(
-                    TopicPartition(each.topic, each.partition)
-                    for each in (member.assignment.topic_partitions if member.assignment else ())
-                ),
-            )
-            for member in description.members
-        ]
+        return _members(description)
+
+    def ask_members(self, group: str) -> Future[Any]:
+        """As `members`, but waits for nothing: `members_of` takes what the future has when it is done."""
+        future: Future[Any] = self._client.describe_consumer_groups(
+            [group], request_timeout=REQUEST_TIMEOUT_S
+        )[group]
+        return future
+
+
+def members_of(answer: Future[Any]) -> list[GroupMember]:
+    """Of a future that `Admin.ask_members` has returned, and that is done. Raises BrokerError where it failed."""
+    try:
+        return _members(answer.result(timeout=0))
+    except ck.KafkaException as error:
+        raise BrokerError(f"the group could not be described: {_words(error)}") from None
+
+
+def _members(description: Any) -> list[GroupMember]:
+    return [
+        GroupMember(
+            member.member_id,
+            member.client_id,
+            member.host.lstrip("/"),
+            _assigned(member.assignment) or frozenset(),
+            _assigned(member.target_assignment),
+        )
+        for member in description.members
+    ]
+
+
+def _assigned(assignment: Any) -> frozenset[TopicPartition] | None:
+    if assignment is None:
+        return None
+    return frozenset(TopicPartition(each.topic, each.partition) for each in assignment.topic_partitions)
 
 
 class _Reports(logging.Handler):

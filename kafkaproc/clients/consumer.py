@@ -117,6 +117,15 @@ class GroupConsumer:
             sorted(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
 
+    def rejoin(self, topics: Collection[str]) -> None:
+        """Leaves the group and joins it again; polls call the listener as in any rebalance that takes all."""
+        self._consumer.unsubscribe()
+        self.subscribe(topics)  # librdkafka does it once it has left
+
+    def member_id(self) -> str:
+        """As the coordinator knows it; empty where there is none yet."""
+        return self._consumer.memberid() or ""
+
     def poll(self, timeout_s: float) -> list[GroupProblem]:
         """Keeps the membership alive and runs the listener; returns what went wrong meanwhile."""
         message = self._consumer.poll(timeout_s)

@@ -50,6 +50,9 @@ class BrokerLimits(NamedTuple):
 class GroupMember(NamedTuple):
     """One member of a consumer group, as the coordinator lists it."""
 
+    member_id: str
     client_id: str
     host: str
     partitions: frozenset[TopicPartition]
+    target: frozenset[TopicPartition] | None = None
+    """Where the assignment goes, under the `consumer` protocol."""

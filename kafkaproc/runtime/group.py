@@ -29,6 +29,7 @@ from kafkaproc.clients.partitions import TOPIC_ID_UNKNOWN, OffsetPair, TopicInfo
 from kafkaproc.errors import BrokerError, KafkaprocError
 from kafkaproc.runtime.assignment import Sources
 from kafkaproc.runtime.commits import OVERTAKEN, Pairs, split_requests
+from kafkaproc.runtime.told_assignment import LOST_AFTER_S, Lost, ToldAssignment
 from kafkaproc.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -200,6 +201,9 @@ class GroupMembership:
         self._topics: frozenset[str] = frozenset()
         self._topic_ids: dict[str, bytes] = {}
         self._look_again_at = 0.0
+        self._told: ToldAssignment | None = None
+        if settings.group_protocol == "consumer":
+            self._told = ToldAssignment(admin, settings.application_id, time.monotonic())
         self._stop = threading.Event()
         self._answers_only = False
         self._revision = 0
@@ -257,6 +261,10 @@ class GroupMembership:
                     self._prepare()
                 if now >= self._look_again_at:
                     self._look_at_topics()
+                if self._told is not None:
+                    lost = self._told.lost(now, self._held, self._consumer.member_id)
+                    if lost is not None:
+                        self._rejoin(lost)
         except KafkaprocError as error:
             self._post(GroupFailed(error))
             while not self._stop.is_set():  # a member still, until the supervisor has closed what runs
@@ -365,6 +373,19 @@ class GroupMembership:
             log.info("source topics changed", extra={"added": added, "removed": removed})
             self._topics = topics
             self._consumer.subscribe(topics)
+
+    def _rejoin(self, lost: Lost) -> None:
+        """What is held goes as in any rebalance: revoked first, its tasks closed and committed."""
+        log.warning(
+            "an answer of the group's coordinator was lost: for %g s it has taken this member, which holds %d "
+            "partition(s), to hold %d more, and to give up %d of them. Leaving the group to join it again",
+            LOST_AFTER_S,
+            len(self._held),
+            len(lost.given),
+            len(lost.taken),
+            extra={"given": sorted(map(str, lost.given)), "taken": sorted(map(str, lost.taken))},
+        )
+        self._consumer.rejoin(self._topics)
 
     def _note_ids(self, topics: Mapping[str, TopicInfo]) -> None:
         """A member that holds partitions of a recreated topic may never hear of it from the group."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from heartbeat_proxy import HeartbeatProxy
 from integration_support import Flow, FlowFactory, Instance, bugs_in
 
 from kafkaproc.testing import KafkaCluster
@@ -42,6 +43,28 @@ def kafka_with_short_sessions() -> Iterator[KafkaCluster]:
 def flows_of_short_sessions(kafka_with_short_sessions: KafkaCluster, tmp_path: Path) -> Iterator[FlowFactory]:
     """As `flows`, in that cluster, whose topics end with it."""
     yield from _flow_factory(kafka_with_short_sessions, kafka_with_short_sessions.create_topic, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def heartbeat_proxy() -> Iterator[HeartbeatProxy]:
+    """In front of the cluster of `flows_behind_proxy`."""
+    with HeartbeatProxy() as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def kafka_behind_proxy(heartbeat_proxy: HeartbeatProxy) -> Iterator[KafkaCluster]:
+    """Advertises the proxy's address, so that every client comes through it."""
+    cluster = KafkaCluster(properties={"advertised.listeners": f"BROKER://{heartbeat_proxy.address}"})
+    heartbeat_proxy.broker_of = lambda: cluster.bootstrap_servers
+    with cluster:
+        yield cluster
+
+
+@pytest.fixture
+def flows_behind_proxy(kafka_behind_proxy: KafkaCluster, tmp_path: Path) -> Iterator[FlowFactory]:
+    """As `flows`, in that cluster, whose topics end with it."""
+    yield from _flow_factory(kafka_behind_proxy, kafka_behind_proxy.create_topic, tmp_path)
 
 
 def _flow_factory(cluster: KafkaCluster, topic: TopicFactory, directory: Path) -> Iterator[FlowFactory]:

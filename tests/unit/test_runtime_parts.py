@@ -278,7 +278,8 @@ class FakeAdmin(Admin):
         return self.pairs
 
     def members(self, group: str) -> list[GroupMember]:
-        return [GroupMember("app-1-supervisor", "10.0.0.1", frozenset({TopicPartition("orders", 0)}))]
+        held = frozenset({TopicPartition("orders", 0)})
+        return [GroupMember("a1b2", "app-1-supervisor", "10.0.0.1", held)]
 
     def topics(self, names: object) -> dict[str, TopicInfo]:
         return {"orders": TopicInfo("orders", 3, bytes(16))}
