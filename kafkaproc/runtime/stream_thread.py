@@ -34,7 +34,6 @@ from kafkaproc import limits
 from kafkaproc._core.flow import Stage
 from kafkaproc._core.native_consumer import NativeConsumer
 from kafkaproc._core.native_producer import NativeProducer
-from kafkaproc._core.offset_tracker import OffsetTracker, RestoreResult
 from kafkaproc._core.segment import ThreadSegment
 from kafkaproc._core.stream_loop import CONTROL, FAILURE, OPENED, RecordFailure, StreamLoop
 from kafkaproc._core.task_runtime import TaskRuntime
@@ -44,7 +43,6 @@ from kafkaproc.errors import (
     BrokerError,
     KafkaprocError,
     RecordError,
-    TopicError,
     UserFunctionError,
 )
 from kafkaproc.runtime.app_loader import build_topology
@@ -52,7 +50,6 @@ from kafkaproc.runtime.control import ControlChannel
 from kafkaproc.runtime.drain import DrainWatch
 from kafkaproc.runtime.io_workers import IoWorkers, Resources, close_resources
 from kafkaproc.runtime.messages import (
-    OFFSET_EARLIEST,
     AssignTasks,
     CloseTasks,
     Command,
@@ -71,6 +68,7 @@ from kafkaproc.runtime.messages import (
     ThreadFailed,
 )
 from kafkaproc.runtime.output_sizes import OutputSizes
+from kafkaproc.runtime.partition_opening import partition_opening
 from kafkaproc.runtime.record_errors import out_of_range, record_error, users_traceback
 from kafkaproc.runtime.transactions import AbortBackoff, Transactions
 from kafkaproc.topology.nodes import Mode, ProcessorNode
@@ -375,63 +373,20 @@ class StreamThread:
     def _opening(
         self, subtopology: Subtopology, start: TaskStart, partition: PartitionStart
     ) -> PartitionOpening:
-        """The partition's tracker as the last commit left it, and the offset to fetch from."""
-        tracker = OffsetTracker(self._settings.max_offset_span, self._start.metadata_budget)
         source_index = next(
             index for index, source in enumerate(subtopology.sources) if source.matches(partition.topic)
         )
         reset = subtopology.sources[source_index].offset_reset or self._settings.auto_offset_reset
         self._consumer.set_offset_reset(partition.topic, "error" if reset == "none" else reset)
-        where = f"{partition.topic}[{partition.partition}]"
-        offset = partition.offset
-        stream_time_ms = -1
-        if offset >= 0:
-            result, stream_time_ms = tracker.restore(offset, partition.metadata, partition.topic_id)
-            if result is RestoreResult.TOPIC_RECREATED:
-                if reset == "none":
-                    raise TopicError(
-                        f"{where} was deleted and created again since the last commit, and auto_offset_reset is none: "
-                        "set it to earliest or latest to go on"
-                    )
-                log.warning(
-                    "%s was deleted and created again since the last commit: starting at its first record",
-                    where,
-                )
-                offset = (
-                    OFFSET_EARLIEST  # also where `latest` is set: all that it holds came after that commit
-                )
-            elif result is RestoreResult.CORRUPT:
-                log.warning(
-                    "the commit metadata of %s is damaged: records completed ahead of offset %d run again",
-                    where,
-                    offset,
-                )
-            self._check_set_fits(tracker, where)
-        if offset < 0:
-            tracker.start(-1)
         self._name_topic(partition)
-        return PartitionOpening(
-            topic=partition.topic,
-            partition=partition.partition,
-            topic_index=partition.topic_index,
-            slot=partition.slot,
+        return partition_opening(
+            self._settings,
+            self._start.metadata_budget,
+            partition,
             source_index=source_index,
-            offset=offset,
-            leader_epoch=-1,  # a truncated log is the tracker's business: it ends the completed set there
-            tracker=tracker,
-            topic_id=partition.topic_id,
-            stream_time_ms=stream_time_ms,
+            reset=reset,
             epoch=start.epoch,
-            unplaced=offset < 0 or not partition.metadata,
         )
-
-    def _check_set_fits(self, tracker: OffsetTracker, where: str) -> None:
-        """A set that was written under a higher limit could not be carried on, and what it covers not be forgotten."""
-        if self._settings.exactly_once and tracker.encode(None, -1) is None:
-            raise BrokerError(
-                f"the completed set of {where} was committed when brokers took more metadata than the "
-                f"{self._start.metadata_budget} characters that offset.metadata.max.bytes allows now: raise it again"
-            )
 
     def _name_topic(self, partition: PartitionStart) -> None:
         while len(self._topics) <= partition.topic_index:
