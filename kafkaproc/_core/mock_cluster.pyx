@@ -6,6 +6,7 @@ partition in memory, and drops the oldest records of a partition past 5 MB or 10
 reads. Its API is experimental in librdkafka; only the embedded broker and tests rest on it.
 """
 
+import signal
 from enum import IntEnum
 
 from libc.stdint cimport int16_t, int32_t
@@ -55,8 +56,12 @@ cdef class MockCluster:
             raise ValueError(f"brokers must be positive, not {brokers}")
         # The host connects nowhere, and would say so at level 5.
         self.host = NativeProducer({"client.id": "mock-cluster", "log_level": 4})
+        # Its thread inherits the mask. Unlike librdkafka's other threads it takes signals, and one that interrupts its poll for
+        # the end: it frees the cluster, and `close` would free it again.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         with nogil:
             self.cluster = api.mock_cluster_new(self.host.rk, brokers)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if self.cluster == NULL:
             self.host.close()
             raise BrokerError(f"cannot start {brokers} mock brokers on this machine's loopback interface")
