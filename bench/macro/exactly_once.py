@@ -153,8 +153,8 @@ EXACTLY_ONCE = [
         "exactly once: JSON → Python function → JSON, 1 stream thread",
         {"input": Input(1_500_000)},
         [
-            kafkaproc("at_least_once", "json_map.py"),
-            kafkaproc("exactly_once", "json_map.py", settings=EXACTLY),
+            kafkaproc("at_least_once", "json_map.py", watched=True),
+            kafkaproc("exactly_once", "json_map.py", watched=True, settings=EXACTLY),
         ],
         [Bar("of at-least-once", ratio("exactly_once", "at_least_once"), 0.85)],
         warm_up=0.4,  # as in the case without exactly-once
