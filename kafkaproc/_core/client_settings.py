@@ -54,6 +54,9 @@ TRANSACTIONAL_DEFAULTS: Final = {
     # and a broker that still writes the markers of the last one asks for a retry: in 100 ms by default.
     "retry.backoff.ms": "5",
     "retry.backoff.max.ms": "1000",
+    # Readers get nothing before the commit, which sends what lingers. At 5 ms the next batch is due while the broker
+    # still answers the one before it, and librdkafka's thread spins until then: 15% less through on two cores.
+    "linger.ms": "25",
 }
 
 
