@@ -48,7 +48,8 @@ _FUTURE_GRACE_S: Final = 2.0
 
 _METADATA_LIMIT: Final = "offset.metadata.max.bytes"
 _SESSION_LIMIT: Final = "group.consumer.session.timeout.ms"
-_LIMITS: Final = (_METADATA_LIMIT, _SESSION_LIMIT)
+_SESSION_LIMIT_MAX: Final = "group.consumer.max.session.timeout.ms"
+_LIMITS: Final = (_METADATA_LIMIT, _SESSION_LIMIT, _SESSION_LIMIT_MAX)
 _TOPIC_LIMIT: Final = "max.message.bytes"
 
 _COORDINATOR_COMES: Final = frozenset(
@@ -246,6 +247,9 @@ class Admin:
         return BrokerLimits(
             metadata_chars=min(known.get(_METADATA_LIMIT, METADATA_BUDGET_CHARS), METADATA_BUDGET_CHARS),
             consumer_session_timeout_ms=known.get(_SESSION_LIMIT, defaults.consumer_session_timeout_ms),
+            consumer_session_timeout_max_ms=known.get(
+                _SESSION_LIMIT_MAX, defaults.consumer_session_timeout_max_ms
+            ),
         )
 
     def max_message_bytes(self, topics: Collection[str]) -> dict[str, int]:

@@ -22,6 +22,8 @@ from kafkaproc.errors import BrokerError, ConfigError
 from kafkaproc.settings import Settings
 
 log = logging.getLogger(__name__)
+# librdkafka's line about a fatal error: that is told as a GroupProblem, with the mend, or waited for.
+log.addFilter(lambda record: not record.getMessage().startswith("FATAL"))
 
 
 class GroupListener(Protocol):

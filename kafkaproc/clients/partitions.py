@@ -45,6 +45,8 @@ class BrokerLimits(NamedTuple):
     """Commit metadata of one partition, at most limits.METADATA_BUDGET_CHARS."""
     consumer_session_timeout_ms: int = 45_000
     """Silence after which a member is expelled, under the `consumer` protocol."""
+    consumer_session_timeout_max_ms: int = 60_000
+    """What a group's own setting can make of it."""
 
 
 class GroupMember(NamedTuple):

@@ -168,8 +168,8 @@ class _Commit:
 
 
 class GroupMembership:
-    """See the module. `answer_timeout_s` is how long a rebalance waits for the supervisor, `session_timeout_s` how long
-    the group believes in a member of the `consumer` protocol that is dead."""
+    """See the module. `answer_timeout_s` is how long a rebalance waits for the supervisor, `session_timeout_max_s` how
+    long the group may believe in a member of the `consumer` protocol that is dead."""
 
     def __init__(
         self,
@@ -180,7 +180,7 @@ class GroupMembership:
         post: Callable[[GroupEvent], None],
         *,
         answer_timeout_s: float,
-        session_timeout_s: float,
+        session_timeout_max_s: float,
     ) -> None:
         self._settings = settings
         self._client_id = client_id
@@ -188,8 +188,9 @@ class GroupMembership:
         self._sources = sources
         self._post = post
         self._answer_timeout_s = answer_timeout_s
-        self._session_timeout_s = session_timeout_s
-        self._give_up_joining_at = 0.0
+        self._session_timeout_max_s = session_timeout_max_s
+        self._refused_since: float | None = None
+        self._refused_at = 0.0
         self._held: set[TopicPartition] = set()
         self._unprepared: set[TopicPartition] = set()
         self._refetches: queue.SimpleQueue[Mapping[TopicPartition, int]] = queue.SimpleQueue()
@@ -307,15 +308,17 @@ class GroupMembership:
         session ends (KIP-848). librdkafka takes that for fatal. False where it has lasted longer: the other one lives.
         """
         now = time.monotonic()
-        if not self._give_up_joining_at:
-            self._give_up_joining_at = now + self._session_timeout_s + REJOIN_MARGIN_S
+        patience_s = self._session_timeout_max_s + REJOIN_MARGIN_S
+        if self._refused_since is None or now - self._refused_at > patience_s:
+            self._refused_since = now
             log.warning(
                 "the group still has a member with group_instance_id %s: waiting until its session has ended, "
-                "%g s after it died",
+                "at most %g s after it died",
                 self._settings.group_instance_id,
-                self._session_timeout_s,
+                self._session_timeout_max_s,
             )
-        if now >= self._give_up_joining_at:
+        self._refused_at = now
+        if now - self._refused_since >= patience_s:
             return False
         self._consumer.close()
         self._stop.wait(REJOIN_S)
@@ -458,7 +461,6 @@ class GroupMembership:
     # --- GroupListener, called inside poll, subscribe and close -----
 
     def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
-        self._give_up_joining_at = 0.0
         self._held |= partitions
         self._unprepared |= partitions
         self._prepare_again_at = 0.0

@@ -361,7 +361,7 @@ class Supervisor:
                 self._sources,
                 self._post,
                 answer_timeout_s=self._handover_ms / 1000 + ANSWER_GRACE_S,
-                session_timeout_s=facts.limits.consumer_session_timeout_ms / 1000,
+                session_timeout_max_s=facts.limits.consumer_session_timeout_max_ms / 1000,
             )
         except KafkaprocError as error:
             self._end.fail(error)

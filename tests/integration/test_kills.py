@@ -112,24 +112,25 @@ def test_a_static_member_that_was_killed_resumes_at_once(flows: FlowFactory) -> 
     flow.finish(duplicate_max=flow.finished_by(cut))
 
 
-def test_a_static_member_of_the_consumer_protocol_that_was_killed_resumes_when_its_session_has_ended(
+def test_a_static_member_of_the_consumer_protocol_resumes_when_the_session_of_its_dead_predecessor_has_ended(
     flows_of_short_sessions: FlowFactory,
 ) -> None:
-    """Until then brokers refuse its successor, which waits."""
+    """Until then brokers refuse it, and it waits."""
     flow = flows_of_short_sessions(partitions=2)
     static = ("--set", "group_instance_id=one", "--set", "group_protocol=consumer")
     flow.load.produce(200)
     instance = flow.start(*static, call_ms=1)
     flow.wait_for_outputs(200)
+    successor = flow.start(*static, call_ms=1, state="other")
+    successor.wait_until(lambda: successor.logged("still has a member"), "it says what it waits for")
     pids = frozenset(instance.stream_thread_pids().values())
     instance.kill()
     cut = flow.cut(pids)
     flow.load.produce(200)
-    successor = flow.start(*static, call_ms=1)
-    successor.wait_until(lambda: successor.logged("still has a member"), "it says what it waits for")
     flow.wait_for_outputs(400, timeout_s=30)
     flow.read_all()
     flow.finish(duplicate_max=flow.finished_by(cut))
+    assert not [line for line in successor.log_lines() if line["level"] in ("error", "critical")]
     assert successor.terminate() == 0
 
 

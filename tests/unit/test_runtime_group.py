@@ -108,7 +108,7 @@ class Membership:
             sources=Sources(app.build()),
             post=self.post,
             answer_timeout_s=0.01,
-            session_timeout_s=45.0,
+            session_timeout_max_s=60.0,
         )
         self.consumer: FakeConsumer = self.group._consumer  # type: ignore[assignment]
         self.answers = True
@@ -183,7 +183,7 @@ def test_a_static_member_whose_predecessor_is_still_known_waits_for_its_session_
         return membership.poll()
 
     assert poll() == []
-    now += 45 + group_module.REJOIN_MARGIN_S - 1
+    now += 60 + group_module.REJOIN_MARGIN_S - 1
     assert poll() == []
     now += 2
     assert poll() == [GroupTrouble(problem)]
