@@ -97,7 +97,8 @@ class CloseTasks(ToStreamThread, frozen=True):
     before their outputs are acknowledged. The supervisor kills a process that takes much longer.
 
     A deadline of 0 means that the partitions were lost: drop what is in flight, nothing of it will be committed.
-    Tasks that are being closed can be told so as well.
+    Tasks that are being closed can be told so as well, those of a Shutdown included. Tasks of which an abort has left
+    nothing are answered for at once.
     """
 
     task_ids: tuple[str, ...]

@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import math
 import os
 import select
 import time
@@ -139,6 +140,7 @@ class StreamThread:
         self._tasks: dict[str, _Task] = {}
         self._closings: list[_Closing] = []
         self._shutting_down = False
+        self._stop_by_ns = math.inf
         self._failed = False
         self._failed_tasks: set[str] = set()
         self._worker_failure: BaseException | None = None
@@ -331,6 +333,7 @@ class StreamThread:
                 self._transactions.transaction.set_group_metadata(data)
             case Shutdown(deadline_ms=deadline_ms):
                 self._shutting_down = True
+                self._stop_by_ns = time.monotonic_ns() + deadline_ms * 1_000_000
                 self._begin_close(tuple(self._tasks), deadline_ms)
             case _:
                 raise AssertionError(f"unknown command {command!r}")
@@ -401,8 +404,9 @@ class StreamThread:
         for task_id in known:
             self._loop.begin_close(task_id)
         self._closings.append(_Closing(task_ids, time.monotonic_ns() + deadline_ms * 1_000_000))
-        if deadline_ms == 0 or self._failed:
-            self._finish_close(self._closings.pop(), drained=False)
+        # What an abort has dropped leaves nothing to wait for, least of all a coordinator that is away.
+        if deadline_ms == 0 or self._failed or not known:
+            self._finish_close(self._closings.pop(), drained=not known)
 
     def _tick(self) -> None:
         now = time.monotonic_ns()
@@ -424,7 +428,7 @@ class StreamThread:
             elif (published := self._loop.publisher.published >= closing.snapshot) or (
                 # Else it waits, and the supervisor ends this process: what it has not delivered by the time that
                 # the task runs elsewhere, it must not deliver later.
-                self._shutting_down and now >= closing.deadline_ns
+                now >= self._stop_by_ns
             ):
                 self._closings.remove(closing)
                 self._finish_close(closing, closing.drained and published)
@@ -465,6 +469,11 @@ class StreamThread:
         if self._workers is not None:
             self._workers.cancel_fenced()
         self._channel.send(TasksClosed(closing.task_ids, drained))
+
+    def _finish_closings(self) -> None:
+        """What they wait for does not come any more."""
+        while self._closings:
+            self._finish_close(self._closings.pop(0), drained=False)
 
     def _drop_task(self, task_id: str) -> None:
         self._loop.fence(task_id)
@@ -522,6 +531,7 @@ class StreamThread:
             failure.text,
         )
         self._drop_tasks()
+        self._finish_closings()
         if (refusal := self._loop.collector.refusal).in_doubt:
             self._sizes.shrink(refusal)
             failure = failure._replace(needs_producer=True)
@@ -595,8 +605,7 @@ class StreamThread:
         if not self._failed:
             self._failed = True
             self._channel.send(ThreadFailed(kind, text, trace, exit_code))
-            while self._closings:  # what they wait for does not come any more
-                self._finish_close(self._closings.pop(0), drained=False)
+            self._finish_closings()
         while self._failed and not self._shutting_down:
             select.select([self._channel], [], [])
             for command in self._channel.receive_nowait():

@@ -554,12 +554,14 @@ class Supervisor:
         self._board.hold(held, self._task_starts.partition_counts(), now)
 
     def _on_revoked(self, event: PartitionsRevoked) -> None:
-        """The plan of this turn closes the tasks; those of an instance that ends are being closed already."""
+        """Tasks of an instance that ends are told again: `shutdown_timeout_ms` may be longer than the group waits."""
         self._know(event.revision)
-        self._handovers.begin(event, self._board.release(event.partitions))
+        tasks = self._board.release(event.partitions)
+        self._handovers.begin(event, tasks)
         self._between_assignments = self._settings.group_protocol == "classic"
         if not self._lifecycle.ending:
             self._lifecycle.enter(InstanceState.REBALANCING)
+        self._close_tasks(tasks, self._close_ms, again=self._lifecycle.ending)
 
     def _on_lost(self, event: PartitionsLost) -> None:
         """Drops everything without a commit: another instance may be at work on it already."""
@@ -573,8 +575,8 @@ class Supervisor:
         self._between_assignments = self._settings.group_protocol == "classic"
         if not self._lifecycle.ending:
             self._lifecycle.enter(InstanceState.REBALANCING)
-            # Also those that are being closed already: what they have not committed by now must stay so.
-            self._close_tasks(tasks, 0, again=True)
+        # Also those that are being closed already: what they have not committed by now must stay so.
+        self._close_tasks(tasks, 0, again=True)
         if not self._board.held:
             self._lease.membership_proven(time.monotonic_ns())  # nothing is left that could be another's
         event.answered.set()
@@ -614,7 +616,8 @@ class Supervisor:
         for index, task_ids in by_thread.items():
             thread = self._threads[index]
             self._threads.send(thread, CloseTasks(tuple(task_ids), deadline_ms))
-            thread.kill_after(max(until, thread.kill_at_ns or 0), "close its tasks")
+            if until > (thread.kill_at_ns or 0):
+                thread.kill_after(until, "close its tasks")
 
     def _on_committed(self, result: CommitResult) -> None:
         accepted_at_ns, final = self._commits.settle(result.pairs, result.failures, time.monotonic_ns())

@@ -247,3 +247,25 @@ def test_i4_instances_join_and_leave_under_load(flows: FlowFactory, protocol: st
         start("first")
     print(flow.finish(duplicate_max=0))
     assert third.terminate() == 0
+
+
+def test_i4_what_goes_to_another_instance_while_this_one_waits_for_its_calls_to_end(
+    flows: FlowFactory, tmp_path: Path
+) -> None:
+    """They end when the other has done their records, and the group has waited for less long than they get."""
+    flow = exactly_once_flow(flows, partitions=4, key_count=20)
+    flow.load.produce(40)
+    gate = tmp_path / "gate"
+    times = ("session_timeout_ms=3000", "max_poll_interval_ms=15000", "shutdown_timeout_ms=15000")
+    settings = (*EXACTLY_ONCE, *(f"--set={each}" for each in times))
+    ends = flow.start(*settings, state="ends", call_ms=0, hold_key="*", hold_until=gate)
+    ends.wait_until(lambda: sum(p.in_flight_count for p in ends.partitions()) >= 20, "calls are in flight")
+    other = flow.start(*settings, state="other", call_ms=0)
+    other.wait_until(lambda: other.logged("from CREATED to REBALANCING"), "it joins")
+    ends.process.terminate()
+    other.wait_until_running()
+    flow.wait_for_outputs(1)
+    gate.touch()
+    assert ends.wait() == 0
+    print(flow.finish(duplicate_max=0))
+    assert other.terminate() == 0

@@ -71,6 +71,7 @@ def of_instance(instance: Instance) -> Hashable:
     )
     return (
         *(instance.metadata, tuple(sorted(instance.held)), tuple(sorted(instance.giving_back))),
+        instance.is_ending,
         tuple(placements),
         tuple(of_thread(thread) for thread in instance.threads),
     )

@@ -19,9 +19,11 @@ Events, each a method of `World` that may happen in any order with the others
 - freeze (snapshot), offsets (sent), deliver (a request reaches the broker, perhaps after its sender's death), end
   (commit sent), mark (one marker of a decided transaction is written).
 - heartbeat (the supervisor learns generation and assignment), give_back, start (fetch what is committed, hand it to a
-  thread), init (of a thread's transactional id), replace (a thread that died), restart (of an instance).
+  thread), init (of a thread's transactional id), replace (a thread that died), leave (of an instance that has ended),
+  restart (of an instance).
 - faults: time_out (a thread gives up on a request, whose outcome nobody knows), lose (a request), lose_reply,
-  produce_error, transaction_timeout, crash, crash_instance, expel, raise_generation, assign, move, recreate, truncate.
+  produce_error, transaction_timeout, crash, crash_instance, end_instance (a signal), expel,
+  raise_generation, assign, move, recreate, truncate.
 
 Invariant, after every event, with a decided transaction counted as visible
 - A record that the committed pair of its partition covers has each of its effects exactly once.
@@ -64,6 +66,7 @@ class Protocol:
     hands_over_after_close: bool = True  # acknowledged by the thread that had the task
     inits_id_of_the_dead: bool = True  # before what the dead thread had starts on another one
     tells_loss_of_closing_tasks: bool = True  # a task told to close may still have its last commit before it
+    tells_loss_while_ending: bool = True  # all tasks of an instance that ends are being closed
     fetches_stable: bool = True  # else while a transaction with this partition's offset has not ended
     inits_after_time_out: bool = True  # else aborts, and goes on under the same epoch
     restarts_from_committed: bool = True  # else from what it remembers, after a commit of unknown outcome
@@ -355,7 +358,10 @@ class StreamThread:
         tasks = list(self.tasks.values())
         for task in list(self.tasks.values()):
             self.drop(task)
-            self.aborted_lives.append(task.life)
+            if task.is_closing or any(close.life == task.life for close in self.deferred):
+                self.instance.closed(task.life)
+            else:
+                self.aborted_lives.append(task.life)
         self.commit, self.held_back, self.deferred = None, [], []
         if not must_init:
             try:
@@ -404,7 +410,8 @@ class StreamThread:
         """Drop what is in flight, and commit what is complete; unless the task is lost, then that is dropped too."""
         task = next((task for task in self.tasks.values() if task.life == close.life), None)
         if task is None:
-            return  # an abort has closed it
+            self.instance.closed(close.life)  # an abort has dropped it
+            return
         if close.is_lost and task.is_changed:
             self.abort(must_init=False)
             return
@@ -438,6 +445,7 @@ class Instance:
         self.held: set[Partition] = set()
         self.giving_back: set[Partition] = set()
         self.placements: dict[Partition, Placement] = {}
+        self.is_ending = False
         self.topic_ids: dict[Partition, bytes] = {}
         self.threads = [StreamThread(world, self, index) for index in range(thread_count)]
         self.join()
@@ -473,8 +481,9 @@ class Instance:
     def heartbeat(self) -> None:
         answer = self.kafka.heartbeat(self.member)
         if answer is None:
-            for partition in sorted(self.held):
-                self.close(partition, is_lost=True)
+            if not self.is_ending or self.protocol.tells_loss_while_ending:
+                for partition in sorted(self.held):
+                    self.close(partition, is_lost=True)
             self.held, self.giving_back = set(), set()
             self.join()
             return
@@ -496,6 +505,12 @@ class Instance:
             self.threads[placement.thread].inbox.append(Close(placement.life, is_lost))
         placement.is_closing = True
 
+    def end(self) -> None:
+        """Closes everything and starts nothing more; a member all the while."""
+        self.is_ending = True
+        for partition in sorted(self.placements):
+            self.close(partition)
+
     def closed(self, life: int) -> None:
         """A thread says so, of one life: an acknowledgement that was overtaken by an abort means no later one."""
         self.placements = {p: placement for p, placement in self.placements.items() if placement.life != life}
@@ -508,7 +523,9 @@ class Instance:
             self.publish()
 
     def can_start(self, partition: Partition, thread: int) -> bool:
-        if partition not in self.held or partition in self.giving_back or not self.threads[thread].is_alive:
+        if self.is_ending or partition not in self.held or partition in self.giving_back:
+            return False
+        if not self.threads[thread].is_alive:
             return False
         placement = self.placements.get(partition)
         if placement and not self.may_start_beside(placement, thread):

@@ -24,7 +24,7 @@ KEYS = (b"a", b"b", SYNC_KEY)
 
 FAULTS = (
     *("time_out", "lose", "lose_reply", "produce_error", "transaction_timeout", "crash", "crash_instance"),
-    *("expel", "raise_generation", "assign", "move", "recreate", "truncate"),
+    *("expel", "raise_generation", "assign", "move", "recreate", "truncate", "end_instance"),
 )
 
 
@@ -102,6 +102,8 @@ class World:
             if instance is None:
                 actions += [("restart", number, False), ("restart", number, True)]
                 continue
+            if instance.is_ending and not instance.placements:
+                actions.append(("leave", number))
             if instance.has_news():
                 actions.append(("heartbeat", number))
             for partition in sorted(instance.giving_back):
@@ -151,6 +153,8 @@ class World:
             if instance is None:
                 continue
             actions.append(("crash_instance", number))
+            if not instance.is_ending:
+                actions.append(("end_instance", number))
             if instance.member in self.kafka.generations:
                 actions.append(("raise_generation", number))
                 actions += [
@@ -292,6 +296,14 @@ class World:
             thread.is_alive = False
         self.former_members[number] = instance.member
         self.instances[number] = None
+
+    def do_end_instance(self, number: int) -> None:
+        self.instance(number).end()
+
+    def do_leave(self, number: int) -> None:
+        if self.instance(number).member in self.kafka.generations:
+            self.kafka.expel(self.instance(number).member)
+        self.do_crash_instance(number)
 
     def do_expel(self, member: str) -> None:
         """The session timeout of an instance that was stopped, cut off or killed. It learns of it later, if ever."""

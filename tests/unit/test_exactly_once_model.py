@@ -80,6 +80,10 @@ class Small:
     [
         pytest.param(Small(faults=OF_THREADS), id="thread, one key"),
         pytest.param(Small(keys=(b"a", b"b"), faults=("crash", "lose_reply")), id="thread, two keys"),
+        pytest.param(
+            Small(keys=(b"a",), threads=2, faults=("time_out", "move"), fault_count=2),
+            id="hand-over after a commit of unknown outcome",
+        ),
     ],
 )
 def test_i4_exactly_once_in_every_order_of_events(small: Small) -> None:
@@ -117,6 +121,7 @@ WITHOUT: dict[str, Small] = {
     "names_its_generation": Small(instances=2, faults=("expel",)),
     "hands_over_after_close": Small(threads=2, faults=("move",)),
     "tells_loss_of_closing_tasks": Small(instances=2, faults=("expel", "move"), fault_count=2),
+    "tells_loss_while_ending": Small(instances=2, faults=("expel", "end_instance"), fault_count=2),
     "fetches_stable": Small(instances=2, faults=("expel",)),
     "inits_after_time_out": Small(faults=("time_out",)),
     "restarts_from_committed": Small(faults=("lose_reply",)),

@@ -6,6 +6,7 @@ A supervisor whose loop does not run: tests say what happens, and see what it te
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -103,6 +104,12 @@ class Scene:
 
     def happens(self, event: GroupEvent) -> None:
         self.supervisor._on_event(event)
+
+    def ends(self) -> None:
+        """A signal; the stream threads have heard Shutdown."""
+        self.supervisor._end.on_signal(signal.SIGTERM)
+        for thread in self.threads:
+            thread.state = ThreadState.STOPPING
 
     def told(self) -> list[tuple[int, Command]]:
         """What the stream threads were told since the last call, after the plan of this turn."""
@@ -307,3 +314,64 @@ def test_i4_a_task_that_is_lost_while_it_is_being_closed_is_told_so_and_both_ans
     assert scene.told() == [], "and its offsets are fetched first"
     scene.happens(scene.group.fetched(PARTITIONS[0], OffsetPair(31)))
     assert starts(scene.told()) == [(0, "0_0", 31, "")]
+
+
+# --- what an instance that ends is not to keep -----
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_i4_an_instance_that_ends_closes_what_it_has_lost_before_it_tells_of_a_new_membership(
+    scene: Scene, index: int
+) -> None:
+    """Its calls in flight would be committed under that, beside those of the partition's new owner."""
+    scene.run_tasks()
+    scene.ends()
+    scene.happens(PartitionsLost(frozenset([PARTITIONS[index]]), 1))
+    scene.happens(GroupMetadataChanged(b"next"))
+    lost, kept = index, 1 - index
+    assert scene.told() == [
+        (lost, CloseTasks((f"0_{lost}",), 0)),
+        (0, GroupMetadata(b"next")),
+        (1, GroupMetadata(b"next")),
+    ]
+    scene.reply(scene.threads[lost], TasksClosed((f"0_{lost}",), drained=False))
+    assert [task.thread for task in scene.supervisor._board.placed.values()] == [kept]
+
+
+def test_i4_what_is_revoked_from_an_instance_that_ends_is_closed_in_time_for_an_answer(scene: Scene) -> None:
+    """shutdown_timeout_ms may be longer than the group waits. Unanswered, a revocation is a loss."""
+    scene.run_tasks()
+    scene.ends()
+    revoked = PartitionsRevoked(frozenset([PARTITIONS[0]]), 1)
+    scene.happens(revoked)
+    close_ms = scene.supervisor._close_ms
+    assert 0 < close_ms <= scene.supervisor._settings.max_poll_interval_ms // 3
+    assert scene.told() == [(0, CloseTasks(("0_0",), close_ms))]
+    scene.supervisor._handovers.advance(time.monotonic_ns())
+    assert not revoked.answered.is_set()
+    scene.reply(scene.threads[0], TasksClosed(("0_0",), drained=True))
+    scene.supervisor._handovers.advance(time.monotonic_ns())
+    assert revoked.answered.is_set()
+
+
+def test_a_close_gives_a_thread_that_ends_no_less_time_to_do_so(scene: Scene) -> None:
+    scene.run_tasks()
+    scene.ends()
+    stop_at = time.monotonic_ns() + 3_600_000_000_000
+    scene.threads[0].kill_after(stop_at, "stop")
+    scene.happens(PartitionsLost(frozenset([PARTITIONS[0]]), 1))
+    scene.reply(scene.threads[0], TasksClosed(("0_0",), drained=False))
+    assert (scene.threads[0].kill_at_ns, scene.threads[0].kill_reason) == (stop_at, "stop")
+
+
+def test_i2_i3_the_last_commit_of_an_instance_that_ends_is_of_what_it_has_kept(
+    scene_at_least_once: Scene,
+) -> None:
+    scene = scene_at_least_once
+    scene.run_tasks()
+    scene.ends()
+    scene.happens(PartitionsLost(frozenset([PARTITIONS[0]]), 1))
+    for index in range(2):
+        scene.publish(index, 9)
+        scene.reply(scene.threads[index], TasksClosed((f"0_{index}",), drained=True))
+    assert commit_if_due(scene) == [{PARTITIONS[1]: OffsetPair(9, "at 9")}]

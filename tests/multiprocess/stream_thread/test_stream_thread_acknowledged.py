@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from stream_thread_support import Bench, Gate, StreamThreadRun, covered, numbered
+from stream_thread_support import DEADLINE_S, Bench, Gate, StreamThreadRun, covered, numbered
 from test_stream_thread_effects import in_mode
 
 import kafkaproc as kp
 from kafkaproc._core.mock_cluster import ApiKey
+from kafkaproc.runtime.messages import Shutdown, TasksClosed
 
 STRING, JSON = kp.serdes.string, kp.serdes.json()
 
@@ -61,6 +62,39 @@ def test_i3_nothing_is_published_while_acknowledgements_are_held_back(own_bench:
         bench.cluster.set_up(broker=2)
         thread.finish(source, 200)
         assert sorted(record.json["i"] for record in bench.outputs(sink, 200)) == list(range(200))
+
+
+def test_i1_a_task_revoked_from_a_thread_that_ends_is_not_answered_for_before_its_outputs_are_acknowledged(
+    own_bench: Bench,
+) -> None:
+    """The other task keeps the process alive, which would deliver them when the partition is at work elsewhere."""
+    bench = own_bench
+    source, sink = bench.topic(2), bench.topic(2)
+    split_brokers(bench, source, sink)
+    gate = Gate()
+
+    async def call(value: Any) -> Any:
+        if value["i"] == 10:
+            await gate.wait()
+        return value
+
+    app = kp.App("test")
+    app.stream(source, key=STRING, value=JSON).map_values(call).to(sink, value=JSON)
+    with bench.run(app) as thread:
+        thread.assign()
+        bench.cluster.set_down(broker=2)
+        for partition in range(2):
+            bench.feed(source, numbered(["k"], start=10 * partition), partition=partition)
+        thread.until(lambda: thread.counter("unacknowledged") == 1 and len(thread.segment.in_flight()) == 1)
+        thread.channel.send(Shutdown(int(DEADLINE_S * 1000)))
+        thread.begin_close("0_0", deadline_ms=1)
+        thread.beats(5)
+        assert not any(isinstance(reply, TasksClosed) for reply in thread.replies)
+        bench.cluster.set_up(broker=2)
+        assert thread.closed() == TasksClosed(("0_0",), drained=True)
+        assert thread.committable(source, 0) == 1
+        gate.open()
+        thread.shutdown()
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -189,6 +189,36 @@ def test_i4_tasks_that_are_being_closed_when_the_transaction_fails_say_so_in_the
         assert thread.completed(source) == 0
 
 
+@pytest.mark.parametrize("told", ["before the abort", "after it"])
+def test_a_close_of_tasks_that_an_abort_has_dropped_waits_for_no_coordinator(
+    coordinated: Bench, told: str
+) -> None:
+    """Nothing is left of them. What became of the transaction, whoever starts them next is told by a stable fetch."""
+    bench = coordinated
+    source, sink = quiet_topic(bench, 2), quiet_topic(bench)
+    for partition in range(2):
+        bench.feed(source, numbered(["k"], start=10 * partition), partition=partition)
+    with bench.run(Runs().app(source, sink), **EXACTLY_ONCE, transaction_timeout_ms=1_100) as thread:
+        thread.assign()
+        bench.outputs(sink, 2)
+        hang_commits(bench, thread)
+        if told == "before the abort":
+            thread.begin_close("0_0")
+            assert thread.closed() == TasksClosed(("0_0",), drained=False)
+        else:
+            thread.until(lambda: thread.counter("transactions_aborted") == 1)
+            thread.beats(2)
+            thread.begin_close("0_0")
+            assert thread.closed() == TasksClosed(("0_0",), drained=True)
+        assert thread.completed(source) == 0
+        assert aborted_tasks(thread) == [], "nothing is open yet"
+        bench.cluster.set_up()
+        assert thread.wait_for(TasksAborted).task_ids == ("0_1",)
+        thread.assign(["0_1"], committed=thread.committed(source))
+        thread.until(lambda: thread.committable(source, 1) == 1)
+        assert committed_offsets(thread, source, 1, partition=0) == []
+
+
 @pytest.mark.parametrize("deadline_ms", [0, 300])
 def test_a_shutdown_while_the_brokers_are_away_ends(coordinated: Bench, deadline_ms: int) -> None:
     """With a commit under way that nobody answers, and effects that nobody will commit."""
