@@ -496,10 +496,13 @@ cdef class Collector:
     # --- outputs -------------------------------------------------------------------------------------------------
 
     cdef bint flush_outputs(self) noexcept nogil:
-        """Hands released outputs to librdkafka; then frees what they pointed to. False: librdkafka's queue is full, call again."""
+        """Hands released outputs to librdkafka; then frees what they pointed to. False: some are left. librdkafka's queue is full, call again; or an
+        output was refused, by librdkafka or the broker: what comes after it must not overtake it (I1), and the thread does not go on."""
         cdef Output *output
         cdef int error
         while self.output_next < self.output_count:
+            if self.refusal.error:
+                return False
             output = &self.outputs[self.output_next]
             error = native_produce(
                 self.producer, output.topic, output.partition,

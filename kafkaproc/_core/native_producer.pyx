@@ -117,14 +117,18 @@ cdef class NativeProducer(NativeClient):
                 api.flush(self.rk, timeout_ms)
         return self.outstanding
 
-    def give_up(self, int timeout_ms) -> None:
-        """Of what is not acknowledged the part that was not sent is given up; the rest has so long to be. Both is reported before this returns."""
+    def give_up(self, int timeout_ms) -> bool:
+        """Of what is not acknowledged the part that was not sent is given up; the rest has so long to be, and again with each further call.
+        Whether all is reported."""
         cdef int64_t until_ns = monotonic_ns() + timeout_ms * <int64_t>1_000_000
         if self.rk != NULL:
             with nogil:
-                api.purge(self.rk, PURGE_F_QUEUE)
+                if not self.given_up:    # later it would hit what is to be sent again, and may have arrived
+                    api.purge(self.rk, PURGE_F_QUEUE)
                 while api.outq_len(self.rk) > 0 and monotonic_ns() < until_ns:
                     api.poll(self.rk, 10)
+        self.given_up = True
+        return self.outstanding == 0
 
     def close(self) -> None:
         """Ends the client. What is not acknowledged is given up, and reported so (PURGE_QUEUE, PURGE_INFLIGHT) before this returns."""

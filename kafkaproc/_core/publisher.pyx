@@ -158,7 +158,9 @@ cdef class Publisher:
             self.drain_ns += now - self.holding_since_ns
         self.commit_due_ns = now + self.commit_interval_ns
         self._gather_offsets()
-        if self.transaction.request_count == 0:
+        if self.collector.inconsistent or self.collector.no_memory:
+            self.transaction.drop_requests()             # one lacks a pair, whose effects are in the transaction: the thread stops
+        elif self.transaction.request_count == 0:
             self._publish_staged()
         else:
             self.transaction.commit()

@@ -217,6 +217,7 @@ cdef class StreamLoop:
         cdef int64_t now = monotonic_ns()
         cdef int reason
         cdef bint progress
+        cdef bint opened
         self._check_lease(now)                   # a Python function, or a SIGSTOP, may have taken long
         if self.round_begun_ns == 0:
             self.round_begun_ns = now
@@ -236,15 +237,19 @@ cdef class StreamLoop:
             self.producer.serve()
             now = monotonic_ns()
             self._end_round(now)
-            self.publisher.publish(now)
+            opened = self.transaction is not None and self._opened()
+            if opened:
+                self.awaits_open = False
+                self.collector.transaction_error = 0         # of the one before, whose messages are all reported by now
+                self.collector.refusal.forget_doubt()        # likewise
+            if self.transaction is None or not self.awaits_open:
+                self.publisher.publish(now)
             if self.collector.refusal.error or self.collector.no_memory or self.collector.inconsistent or self.intake.error:
                 return BECAUSE_FAILURE
             if self.transaction is not None:
                 if self.transaction.look() == TRANSACTION_FAILED:
                     return BECAUSE_FAILURE
-                if self._opened():
-                    self.awaits_open = False
-                    self.collector.transaction_error = 0         # of the one before, whose messages are all reported by now
+                if opened:
                     return BECAUSE_OPENED
             if now >= self.next_check_ns:
                 self.next_check_ns = now + CHECK_INTERVAL_NS

@@ -53,6 +53,7 @@ cdef class Transaction:
     cdef TransactionState look(self) noexcept nogil
     cdef void settle(self, TransactionState state) noexcept nogil
     cdef void commit(self) noexcept nogil
+    cdef void drop_requests(self) noexcept nogil
     cdef void fail(self, int code, const char *text) noexcept nogil
     cdef void _hand_over(self, TransactionJob job) noexcept nogil
     cdef void _wake(self) noexcept nogil

@@ -147,6 +147,12 @@ cdef class Transaction:
         self.job_metadata_size = self.group_metadata_size
         self._hand_over(JOB_COMMIT)
 
+    cdef void drop_requests(self) noexcept nogil:
+        """Those of a commit that was made, or is not to be."""
+        while self.request_count > 0:
+            self.request_count -= 1
+            api.topic_partition_list_destroy(self.requests[self.request_count])
+
     cdef void fail(self, int code, const char *text) noexcept nogil:
         """The loop found that the open transaction cannot be committed. What librdkafka has to say of it goes first."""
         cdef rd_kafka_error_t *error = api.begin_transaction(self.rk)        # of one that is open it says just that
@@ -193,9 +199,7 @@ cdef class Transaction:
         cdef bint done
         if self.job == JOB_COMMIT:
             done = self._commit()
-            while self.request_count > 0:
-                self.request_count -= 1
-                api.topic_partition_list_destroy(self.requests[self.request_count])
+            self.drop_requests()
             if done and self._begin():
                 self.commit_count += 1
                 self.commit_ns += monotonic_ns() - self.job_since_ns

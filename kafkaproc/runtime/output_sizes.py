@@ -68,7 +68,7 @@ class OutputSizes:
             "at most. %s",
             self._limit_text(refusal),
             self._batch_bytes,
-            "A restart reads it again"
+            "The next start of this instance reads it again, and batches are right at once"
             if refusal.topic in self._limits
             else "For a sink that is named at the start: grant DESCRIBE_CONFIGS on it, and batches are right at once",
         )

@@ -4,6 +4,7 @@ lost and nothing done twice; what cannot be mended ends the stream thread, in wo
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -165,6 +166,38 @@ def test_i10_smaller_batches_end_with_the_record_that_is_too_large(
         assert f"too large for topic {scene.sink}" in thread.failures[0].text
         assert f"(record {scene.source}[0]@{FIRST})" in thread.failures[0].text
         assert 2 < len(producers) <= 8, "1,000,000 / 8 ** 7 is less than a byte"
+
+
+def test_a_batch_that_was_too_large_in_an_abort_is_not_blamed_for_the_next_one(
+    coordinated: Bench, producers: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "kafkaproc.stream_thread")
+    bench = coordinated
+    source, sink = quiet_topic(bench), quiet_topic(bench)
+    gate = Gate()
+    app = Runs(lambda number, run: gate).app(source, sink)
+    with bench.run(app, **EXACTLY_ONCE) as thread:
+        thread.assign()  # and no join: nothing is committed
+        bench.feed(source, numbered(["k", "l"]))
+        thread.until(lambda: len(thread.segment.in_flight()) == 2)
+        bench.cluster.set_rtt(3000, broker=1)
+        bench.cluster.push_request_errors(ApiKey.PRODUCE, [MSG_SIZE_TOO_LARGE])
+        gate.open()
+        thread.until(lambda: thread.counter("unacknowledged") == 2)
+        thread.beats(20)  # and they are at the broker
+        thread.close_tasks(deadline_ms=0)
+        thread.until(lambda: thread.counter("transactions_aborted") == 1 and not thread.counter("unacknowledged"))
+        bench.cluster.set_rtt(0, broker=1)
+        bench.cluster.clear_request_errors(ApiKey.PRODUCE)
+
+        thread.assign()
+        thread.until(lambda: thread.counter("records_produced") == 4 and not thread.counter("unacknowledged"))
+        thread.close_tasks(deadline_ms=0)
+        thread.until(lambda: thread.counter("transactions_aborted") == 2)
+        thread.shutdown()
+    assert caplog.text.count("a transaction was given up") == 2
+    assert "a batch of outputs was too large" not in caplog.text
+    assert producers == [TRANSACTIONAL_ID]
 
 
 @pytest.mark.parametrize("error", [ILLEGAL_GENERATION, UNKNOWN_MEMBER_ID, FENCED_INSTANCE_ID])
