@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import confluent_kafka as ck
-import pytest
 from supervisor_process import FakeInstance, InstanceFactory
 
-from kafkaproc.testing import KafkaCluster
+from kafkaproc.testing import KafkaCluster, wait_until
 
 BOUND_S = 20.0
 
@@ -130,19 +129,27 @@ def test_a_group_that_cannot_be_joined_is_an_error_and_not_a_wait(
         other.close()
 
 
-@pytest.mark.parametrize("protocol", ["classic", "consumer"])
-def test_a_second_instance_under_one_group_instance_id_is_an_error(
-    instances: InstanceFactory, protocol: str
-) -> None:
-    options = {"group_instance_id": "me", "group_protocol": protocol}
+def test_a_second_instance_under_one_group_instance_id_ends_the_first(instances: InstanceFactory) -> None:
+    options = {"group_instance_id": "me", "group_protocol": "classic"}
     first = instances(**options)
     first.wait_running(4)
     second = instances("two", **options)
-    # Classic: the newcomer wins. KIP-848: who is there stays.
-    loser = first if protocol == "classic" else second
-    assert loser.wait() == 1
-    assert "another instance runs under this group_instance_id" in loser.output()
-    (second if protocol == "classic" else first).wait_running(4)
+    assert first.wait() == 1
+    assert "another instance runs under this group_instance_id" in first.output()
+    second.wait_running(4)
+
+
+def test_under_the_consumer_protocol_it_waits_for_the_first_one_to_go(instances: InstanceFactory) -> None:
+    """KIP-848: who is there stays."""
+    options = {"group_instance_id": "me", "group_protocol": "consumer"}
+    first = instances(**options)
+    first.wait_running(4)
+    second = instances("two", **options)
+    said = "the group still has a member with group_instance_id me"
+    wait_until(lambda: [line for line in second.logged() if said in line["message"]], 30, said)
+    first.wait_running(4)
+    assert first.terminate() == 0
+    second.wait_running(4)
 
 
 def test_no_committed_offset_and_no_reset_policy_is_an_error(instances: InstanceFactory) -> None:
