@@ -13,7 +13,18 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memmove
 
 from kafkaproc._core.clock cimport monotonic_ns
-from kafkaproc._core.flow cimport EFFECT_NONE, EFFECT_OUTPUTS, TASK_FENCED, Collector, Event, Output, RingEntry, Stage, stage_position
+from kafkaproc._core.flow cimport (
+    EFFECT_NONE,
+    EFFECT_OUTPUTS,
+    TASK_FENCED,
+    Collector,
+    Event,
+    Output,
+    RingEntry,
+    Stage,
+    stage_position,
+    takes_no_effect,
+)
 from kafkaproc._core.key_scheduler cimport Scheduler, scheduler_next, scheduler_running
 from kafkaproc._core.rdkafka cimport api
 from kafkaproc._core.ring cimport (
@@ -163,7 +174,7 @@ cdef class Dispatcher:
         cdef int host
         cdef bint progress = False
         for host in range(HOST_COUNT):
-            while self.effect_count < self.slot_count:
+            while self.effect_count < self.slot_count and not takes_no_effect(self.collector):
                 entry = <RingEntry *>ring_peek(&self.completion_rings[host], &length)
                 if entry == NULL:
                     break

@@ -227,7 +227,8 @@ cdef class Collector:
     cdef int64_t unacknowledged[2]       # outputs by acknowledgement generation
     cdef int generation
     cdef int64_t produced_count
-    cdef int64_t produced_bytes
+    cdef int64_t transaction_bytes       # keys and values of the outputs made since the last commit has begun
+    cdef int64_t transaction_bytes_max   # with so many nothing is taken that makes more, and a commit is due
     cdef int64_t completed_records
     cdef readonly Refusal refusal        # of an output
     cdef bint transactional              # effects go into transactions
@@ -267,6 +268,13 @@ cdef class Collector:
     cdef void free_spent(self) noexcept nogil
     cdef void _drop_output(self, Output *output) noexcept nogil
     cdef void _discard(self, PyObject *reference) noexcept nogil
+
+cdef inline bint takes_no_record(Collector collector) noexcept nogil:
+    return collector.transaction_bytes >= collector.transaction_bytes_max
+
+cdef inline bint takes_no_effect(Collector collector) noexcept nogil:
+    # commit_mode drain: the commit waits for the calls in flight.
+    return collector.whole_records and takes_no_record(collector)
 
 cdef enum:
     ACTIVITY_CALL = 0

@@ -21,6 +21,7 @@ dispatch and its completion; the rings hand it over.
 """
 
 from cpython.ref cimport Py_XDECREF
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
@@ -111,6 +112,7 @@ cdef class Collector:
 
     def __cinit__(self, list stages, list topics):
         self.refusal = Refusal()
+        self.transaction_bytes_max = INT64_MAX
         self.stages = stages
         self.topics = topics
         self.schedulers = <Scheduler **>calloc(len(stages) + 1, sizeof(Scheduler *))
@@ -230,6 +232,8 @@ cdef class Collector:
         cdef Event *event = self.made
         cdef Event *ordered = NULL
         cdef Event *following
+        cdef Output *output
+        cdef int64_t index
         cdef int result
         while event != NULL:
             following = event.next
@@ -260,6 +264,10 @@ cdef class Collector:
         if self.origin != NULL and self.output_count > self.savepoint and not self.origin.effects:
             self.origin.effects = True
             self.task.open_effects += 1
+        if self.transactional:
+            for index in range(self.savepoint, self.output_count):
+                output = &self.outputs[index]
+                self.transaction_bytes += max(0, output.key_length) + max(0, output.value_length)
         self.made = NULL
         if self.replayed == NULL and self.origin == NULL:
             self._complete(self.partition, self.offset, self.life)

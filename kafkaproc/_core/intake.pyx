@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memmove
 
-from kafkaproc._core.flow cimport TASK_RUNNING, Collector, Partition, Stage, Task
+from kafkaproc._core.flow cimport TASK_RUNNING, Collector, Partition, Stage, Task, takes_no_record
 from kafkaproc._core.key_scheduler cimport scheduler_waiting
 from kafkaproc._core.offset_tracker cimport (
     TRACKER_FULL,
@@ -112,7 +112,7 @@ cdef class Intake:
         cdef uint32_t life
         cdef int noted
         cdef int count = 0
-        while count < TAKE_BATCH and self.taken_count < PYTHON_BATCH:
+        while count < TAKE_BATCH and self.taken_count < PYTHON_BATCH and not takes_no_record(self.collector):
             partition = self._choose(task, now)
             if partition == NULL:
                 break

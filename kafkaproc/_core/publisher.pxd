@@ -34,6 +34,7 @@ cdef class Publisher:
     cdef int64_t commit_due_ns
     cdef bint holding                    # no intake: calls in flight are drained before the commit
     cdef int64_t holding_since_ns
+    cdef int64_t doubling_bytes          # up to here transactions that the broker was quick with may double
     cdef int64_t drain_ns                # how long commits have waited for calls, together
     cdef void publish(self, int64_t now) noexcept nogil
     cdef void take_snapshot(self, bint with_advanced) noexcept nogil
@@ -41,5 +42,6 @@ cdef class Publisher:
     cdef bint _holds(self) noexcept nogil
     cdef void _publish_staged(self) noexcept nogil
     cdef void _publish_transactional(self, int64_t now) noexcept nogil
+    cdef void _fit_transactions(self) noexcept nogil
     cdef bint _is_drained(self) noexcept nogil
     cdef void _gather_offsets(self) noexcept nogil

@@ -17,7 +17,7 @@ from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
-from kafkaproc._core.flow cimport TASK_FENCED, Collector, Partition, Task
+from kafkaproc._core.flow cimport TASK_FENCED, Collector, Partition, Task, takes_no_record
 from kafkaproc._core.offset_tracker cimport (
     tracker_committable,
     tracker_completed_ahead,
@@ -96,9 +96,12 @@ cdef class Publisher:
                 return
             self._publish_staged()
             if self.transaction is not None:
+                if self.transaction.job_bytes >= self.collector.transaction_bytes_max:
+                    self._fit_transactions()
+                self.transaction.since_ns = 0
                 self.transaction.settle(TRANSACTION_OPEN)
         if self.transaction is not None and self.transaction.doom[0] and self.transaction.look() == TRANSACTION_OPEN:
-            self.transaction.fail(0, self.transaction.doom)
+            self.transaction.fail(0, self.transaction.doom, self.collector.transaction_bytes)
             return
         # Outputs that librdkafka has not taken yet belong to records that are complete: no snapshot before they are counted.
         if self.collector.output_count or self.collector.inconsistent or self.collector.refusal.error:
@@ -129,11 +132,13 @@ cdef class Publisher:
 
     cdef void _publish_transactional(self, int64_t now) noexcept nogil:
         # Without metadata there is nothing to commit under; `wanted` stands.
-        cdef bint commit = (self.wanted or now >= self.commit_due_ns) and self.transaction.group_metadata_size > 0
+        cdef bint commit = (
+            (self.wanted or now >= self.commit_due_ns or takes_no_record(self.collector)) and self.transaction.group_metadata_size > 0)
         if self.transaction.look() != TRANSACTION_OPEN:
             return
         if self.collector.transaction_error:
-            self.transaction.fail(self.collector.transaction_error, api.err2str(self.collector.transaction_error))
+            self.transaction.fail(
+                self.collector.transaction_error, api.err2str(self.collector.transaction_error), self.collector.transaction_bytes)
             return
         if commit and self.transaction.drain and not self._is_drained():
             if not self.holding:
@@ -141,7 +146,7 @@ cdef class Publisher:
                 self.holding_since_ns = now
             if now - self.holding_since_ns > self.transaction.timeout_ns - self.commit_interval_ns - DRAIN_HEADROOM_NS:
                 self.transaction.fail(0, b"calls in flight leave the transaction no time: raise transaction_timeout_ms, give the stages a "
-                                         b"timeout, or set commit_mode = drain_free")
+                                         b"timeout, or set commit_mode = drain_free", self.collector.transaction_bytes)
             return
         if not commit and now < self.due_ns:
             return
@@ -163,7 +168,21 @@ cdef class Publisher:
         elif self.transaction.request_count == 0:
             self._publish_staged()
         else:
-            self.transaction.commit()
+            self.transaction.commit(self.collector.transaction_bytes)
+        self.collector.transaction_bytes = 0
+
+    cdef void _fit_transactions(self) noexcept nogil:
+        """One that was full was committed. So that a broker as slow as this one has done with the next in about half its time. A broker with a
+        quota takes a burst at full speed, and nothing for long afterwards: beyond what was too much once, growth takes its time."""
+        cdef int64_t size = self.transaction.job_bytes
+        cdef int64_t quarters = 4 * self.transaction.job_ns // self.transaction.timeout_ns
+        if quarters == 0 and size < self.doubling_bytes:
+            self.collector.transaction_bytes_max = 2 * size
+        elif quarters < 2:
+            self.collector.transaction_bytes_max = (
+                size + 1 + <int64_t>(<double>size * self.transaction.job_ns / self.transaction.timeout_ns))
+        elif quarters > 2:
+            self.collector.transaction_bytes_max = max(1, size // 2)
 
     cdef bint _is_drained(self) noexcept nogil:
         """No record of a task that counts hangs on a call."""

@@ -54,6 +54,10 @@ class StreamLoop:
     def drop_effects(self) -> None:
         """The tasks were removed, to run again: what they have not handed over goes too."""
 
+    def begin_small(self) -> None:
+        """The next transaction holds one record's outputs, and those after it as much more as the broker shows that it
+        takes in their time."""
+
     def begin_close(self, task_id: str) -> None:
         """The task takes no further record, and forgets what has not started; what runs may finish."""
 

@@ -25,7 +25,18 @@ from posix.unistd cimport read
 
 from kafkaproc._core.clock cimport monotonic_ns
 from kafkaproc._core.dispatcher cimport Dispatcher
-from kafkaproc._core.flow cimport EFFECT_ERROR, TASK_CLOSING, TASK_FENCED, TASK_RUNNING, Collector, Event, Output, Partition, Task
+from kafkaproc._core.flow cimport (
+    EFFECT_ERROR,
+    TASK_CLOSING,
+    TASK_FENCED,
+    TASK_RUNNING,
+    Collector,
+    Event,
+    Partition,
+    Task,
+    takes_no_effect,
+    takes_no_record,
+)
 from kafkaproc._core.intake cimport Intake, TakenRecord
 from kafkaproc._core.key_scheduler cimport scheduler_running, scheduler_waiting
 from kafkaproc._core.native_consumer cimport NativeConsumer
@@ -132,9 +143,8 @@ cdef class StreamLoop:
     cdef int64_t slow_rounds[2]
     cdef bint queue_full                 # of outputs, librdkafka's or that of a commit under way: no intake, and no call is started
     cdef bint awaits_open                # the caller wants to hear of it
-    cdef int64_t held_count              # outputs that wait for the end of a commit, as far as they were looked at
-    cdef int64_t held_bytes
     cdef readonly bint suspended         # the lease ran out: no intake, no replay
+    cdef int64_t produced_before         # outputs, when the first one of this transaction went out
     cdef list failures                   # RecordFailure, of one task or of several
 
     def __cinit__(self, *, ThreadSegment segment, NativeConsumer consumer, NativeProducer producer, Transaction transaction, list stages, list topics,
@@ -175,8 +185,18 @@ cdef class StreamLoop:
         """The tasks were removed, to run again: what they have not handed over goes too."""
         self.collector.drop_all()
         self.collector.transaction_error = 0
+        self.collector.transaction_bytes = 0
         self.awaits_open = True
         self.publisher.start_anew()
+
+    def begin_small(self):
+        """The next transaction holds one record's outputs, and those after it as much more as the broker shows that it takes in their time.
+        At a broker that is slow, or has a quota, what is committed must not be what librdkafka's queue has room for."""
+        cdef int64_t made = max(1, self.collector.produced_count - self.produced_before)
+        cdef int64_t reported = made - min(made, self.collector.unacknowledged[0] + self.collector.unacknowledged[1])
+        cdef int64_t taken = <int64_t>(<double>self.transaction.job_bytes * reported / made)
+        self.publisher.doubling_bytes = max(self.publisher.doubling_bytes, taken) // 2
+        self.collector.transaction_bytes_max = 1
 
     def begin_close(self, str task_id):
         """The task takes no further record, and forgets what has not started; what runs may finish."""
@@ -258,13 +278,17 @@ cdef class StreamLoop:
                     return reason
             if self.collector.garbage_count > GARBAGE_MAX:
                 return _PYTHON
-            if not self.suspended and (self.intake.taken_count or self.dispatcher.effect_count):
+            if not self.suspended and self._has_python():
                 return _PYTHON
             if not progress:
                 reason = self._sleep(now, until_ns)
                 if reason:
                     return reason
                 now = monotonic_ns()
+
+    cdef bint _has_python(self) noexcept nogil:
+        return (self.dispatcher.effect_count > 0 and not takes_no_effect(self.collector)) or (
+            self.intake.taken_count > 0 and not takes_no_record(self.collector))
 
     cdef void _end_round(self, int64_t now) noexcept nogil:
         """What has passed since the last one is how long nothing was fetched, dispatched or collected: Python functions, and what the caller
@@ -325,7 +349,7 @@ cdef class StreamLoop:
             fds[index].events = POLLIN
             fds[index].revents = 0
         wakeup_prepare_sleep(&self.wakeup)
-        if (not self.suspended and self.dispatcher.has_completions()) or (self.transaction is not None and (
+        if (not self.suspended and not takes_no_effect(self.collector) and self.dispatcher.has_completions()) or (self.transaction is not None and (
                 self.transaction.look() >= TRANSACTION_COMMITTED or self._opened())):
             wakeup_cancel_sleep(&self.wakeup)
             return 0
@@ -390,25 +414,22 @@ cdef class StreamLoop:
         if self.transaction is not None and self.transaction.look() != TRANSACTION_OPEN:
             self._hold()
             return False
-        self.held_count = self.held_bytes = 0
         if not work:
             self.queue_full = False
             return False
+        if self.transaction is not None and self.transaction.since_ns == 0 and self.collector.output_count:
+            self.transaction.since_ns = monotonic_ns()
+            self.produced_before = self.collector.produced_count
         self.queue_full = not self.collector.flush_outputs()
         return not self.queue_full or self.collector.output_next != before
 
     cdef void _hold(self) noexcept nogil:
         """Outputs wait, up to a bound (I7)."""
-        cdef Output *output
-        while self.held_count < self.collector.output_count:
-            output = &self.collector.outputs[self.held_count]
-            self.held_bytes += max(0, output.key_length) + max(0, output.value_length)
-            self.held_count += 1
         if self.collector.output_count == 0:
             self.collector.free_spent()
         self.queue_full = (
             self.collector.output_count + self.collector.spent_message_count + self.collector.spent_event_count > HELD_MAX
-            or self.held_bytes > HELD_BYTES_MAX)
+            or self.collector.transaction_bytes > HELD_BYTES_MAX)
 
     # --- the Python part -----------------------------------------------------------------------------------------
 
@@ -422,7 +443,7 @@ cdef class StreamLoop:
         cdef int index = 0
         # Slow functions must not keep outputs and the supervisor's commands waiting for the whole batch.
         cdef int64_t until_ns = monotonic_ns() + PYTHON_SLICE_NS
-        while index < self.dispatcher.effect_count and monotonic_ns() < until_ns:
+        while index < self.dispatcher.effect_count and not takes_no_effect(collector) and monotonic_ns() < until_ns:
             event = self.dispatcher.effects[index]
             index += 1
             if event.task.state == TASK_FENCED:
@@ -452,7 +473,7 @@ cdef class StreamLoop:
                 collector.finish_event(event, True)
         self.dispatcher.forget_first(index)
         index = 0
-        while index < self.intake.taken_count and monotonic_ns() < until_ns:
+        while index < self.intake.taken_count and not takes_no_record(collector) and monotonic_ns() < until_ns:
             record = &self.intake.taken[index]
             index += 1
             partition = record.partition

@@ -30,7 +30,9 @@ cdef class Transaction:
     cdef int job_fd                      # eventfd: the committing thread waits here
     cdef Wakeup loop_wakeup
     cdef bint stopping                   # atomic: give up at the next chance
+    cdef int retried_code                # atomic: the last error for which the job's call was made again
     cdef int64_t timeout_ns
+    cdef int64_t since_ns                # when its first output went to librdkafka; 0: none has
     cdef readonly bint drain             # commit_mode: drain
     # Of the membership that the tasks of this thread are held under, as of the last message applied.
     cdef char group_metadata[GROUP_METADATA_MAX]
@@ -42,6 +44,8 @@ cdef class Transaction:
     cdef char job_metadata[GROUP_METADATA_MAX]
     cdef size_t job_metadata_size
     cdef int64_t job_since_ns
+    cdef int64_t job_ns                  # how long it took, of a commit
+    cdef int64_t job_bytes               # of the outputs in the transaction that is committed, or was not to be
     # Its outcome.
     cdef int failure_code
     cdef bint failure_final              # nothing that we do mends it
@@ -52,9 +56,9 @@ cdef class Transaction:
     cdef int64_t commit_ns               # all their time
     cdef TransactionState look(self) noexcept nogil
     cdef void settle(self, TransactionState state) noexcept nogil
-    cdef void commit(self) noexcept nogil
+    cdef void commit(self, int64_t output_bytes) noexcept nogil
     cdef void drop_requests(self) noexcept nogil
-    cdef void fail(self, int code, const char *text) noexcept nogil
+    cdef void fail(self, int code, const char *text, int64_t output_bytes) noexcept nogil
     cdef void _hand_over(self, TransactionJob job) noexcept nogil
     cdef void _wake(self) noexcept nogil
     cdef void _do(self) noexcept nogil

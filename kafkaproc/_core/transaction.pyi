@@ -5,12 +5,15 @@ from kafkaproc._core.native_producer import NativeProducer
 from kafkaproc._core.segment import ThreadSegment
 
 class TransactionFailure(NamedTuple):
-    """Why a transaction came to nothing. `final`: no retry mends it; `needs_producer`: this producer is of no use."""
+    """Why a transaction came to nothing. `final`: no retry mends it; `needs_producer`: this producer is of no use.
+    `age_ms`: since its first output; `output_bytes`: of all of them."""
 
     name: str
     text: str
     final: bool
     needs_producer: bool
+    age_ms: int
+    output_bytes: int
 
 class Transaction:
     """The transaction of one stream thread's producer, and the thread on which its calls wait for the broker."""
@@ -45,6 +48,11 @@ class Transaction:
     @property
     def failure(self) -> TransactionFailure | None:
         """What to deal with, by `abort` or `initialise`."""
+
+    @property
+    def waiting(self) -> tuple[str, int, str] | None:
+        """The call that the committing thread is in, since when (CLOCK_MONOTONIC, ns), and the name of the last error
+        that it was made again for, or ""."""
 
     @property
     def counts(self) -> tuple[int, int]:

@@ -65,12 +65,15 @@ cdef enum:
 
 
 class TransactionFailure(NamedTuple):
-    """Why a transaction came to nothing. `final`: no retry mends it; `needs_producer`: this producer is of no further use."""
+    """Why a transaction came to nothing. `final`: no retry mends it; `needs_producer`: this producer is of no further use. `age_ms`: since its
+    first output; `output_bytes`: of all of them."""
 
     name: str
     text: str
     final: bool
     needs_producer: bool
+    age_ms: int
+    output_bytes: int
 
 
 cdef class Transaction:
@@ -128,7 +131,18 @@ cdef class Transaction:
             return None
         return TransactionFailure(
             error_name(self.failure_code) if self.failure_code else "", self.failure_text.decode("utf-8", "replace"),
-            self.failure_final, self.needs_producer)
+            self.failure_final, self.needs_producer, (monotonic_ns() - self.since_ns) // 1_000_000 if self.since_ns else 0, self.job_bytes)
+
+    @property
+    def waiting(self):
+        """The call that the committing thread is in, since when (CLOCK_MONOTONIC, ns), and the name of the last error that it was made again
+        for; or None."""
+        if self.look() != TRANSACTION_BUSY:
+            return None
+        code = kp_load_acquire(&self.retried_code)
+        return (
+            {JOB_INITIALISE: "init_transactions", JOB_COMMIT: "commit_transaction", JOB_ABORT: "abort_transaction"}[self.job],
+            self.job_since_ns, error_name(code) if code else "")
 
     @property
     def counts(self) -> tuple:
@@ -141,10 +155,11 @@ cdef class Transaction:
     cdef void settle(self, TransactionState state) noexcept nogil:
         kp_store_release(<int *>&self.state, state)
 
-    cdef void commit(self) noexcept nogil:
+    cdef void commit(self, int64_t output_bytes) noexcept nogil:
         """Of `requests`. The group metadata is that of now: what is in the transaction was done under no older assignment than it says."""
         memcpy(self.job_metadata, self.group_metadata, self.group_metadata_size)
         self.job_metadata_size = self.group_metadata_size
+        self.job_bytes = output_bytes
         self._hand_over(JOB_COMMIT)
 
     cdef void drop_requests(self) noexcept nogil:
@@ -153,7 +168,7 @@ cdef class Transaction:
             self.request_count -= 1
             api.topic_partition_list_destroy(self.requests[self.request_count])
 
-    cdef void fail(self, int code, const char *text) noexcept nogil:
+    cdef void fail(self, int code, const char *text, int64_t output_bytes) noexcept nogil:
         """The loop found that the open transaction cannot be committed. What librdkafka has to say of it goes first."""
         cdef rd_kafka_error_t *error = api.begin_transaction(self.rk)        # of one that is open it says just that
         if error != NULL and api.error_code(error) != ERR__STATE:
@@ -164,12 +179,16 @@ cdef class Transaction:
             self.needs_producer = error == NULL          # there was none: what was produced went nowhere
             strncpy(self.failure_text, text, sizeof(self.failure_text) - 1)
             take_error(error)
+        self.job_bytes = output_bytes
         self.abort_count += 1
         self.settle(TRANSACTION_FAILED)
 
     cdef void _hand_over(self, TransactionJob job) noexcept nogil:
         self.job = job
         self.doom[0] = 0
+        self.retried_code = 0
+        if job != JOB_COMMIT:
+            self.since_ns = 0
         self.job_since_ns = monotonic_ns()
         self.settle(TRANSACTION_BUSY)
         self._wake()
@@ -202,7 +221,8 @@ cdef class Transaction:
             self.drop_requests()
             if done and self._begin():
                 self.commit_count += 1
-                self.commit_ns += monotonic_ns() - self.job_since_ns
+                self.job_ns = monotonic_ns() - self.job_since_ns
+                self.commit_ns += self.job_ns
                 self.settle(TRANSACTION_COMMITTED)
                 return
         elif self.job == JOB_ABORT:
@@ -274,6 +294,7 @@ cdef class Transaction:
 
     cdef bint _goes_on(self, rd_kafka_error_t *error, int64_t until_ns) noexcept nogil:
         """Whether the same call should be made again. `until_ns` 0: for as long as it takes."""
+        kp_store_release(&self.retried_code, api.error_code(error))
         return (
             api.error_is_retriable(error) and not kp_load_acquire(<int *>&self.stopping)
             and (until_ns == 0 or monotonic_ns() < until_ns))

@@ -84,6 +84,8 @@ class Start(ToStreamThread, frozen=True):
     """Under exactly_once_v2: this thread's of this instance, for all its processes."""
     max_message_bytes: dict[str, int] = {}
     """Of the output topics, as far as the broker says."""
+    again: bool = False
+    """In place of a process that died: the instance waits for as long as its brokers are away."""
 
 
 class AssignTasks(ToStreamThread, frozen=True):

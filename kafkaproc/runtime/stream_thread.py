@@ -450,6 +450,8 @@ class StreamThread:
             self._tell_aborted(now)
         self._drain_watch.look(now / 1e9, self._loop.publisher.drain_s)
         self._report_clients()
+        if self._transactions is not None:
+            self._transactions.watch(now, give_up=not self._ready and not self._start.again)
         if self._worker_failure is not None and not self._failed:
             error = self._worker_failure
             self._fail_thread(
@@ -530,20 +532,25 @@ class StreamThread:
         failure = self._transactions.transaction.failure
         assert failure is not None
         level = logging.INFO if self._shutting_down or not self._tasks else logging.WARNING
+        age = self._transactions.age(failure)
         log.log(
             level,
-            "a transaction was given up%s, %d task(s) start anew: %s",
+            "a transaction was given up%s, %d task(s) start anew: %s%s",
             " with its producer" if failure.needs_producer else "",
             len(self._tasks),
             failure.text,
+            age,
         )
         self._drop_tasks()
         self._finish_closings()
+        if age:
+            self._loop.begin_small()
         if (refusal := self._loop.collector.refusal).in_doubt:
             self._sizes.shrink(refusal)
             failure = failure._replace(needs_producer=True)
         try:
-            self._abort_backoff.note(time.monotonic_ns(), self._transactions.transaction.counts[0], failure)
+            committed = self._transactions.transaction.counts[0]
+            self._abort_backoff.note(time.monotonic_ns(), committed, failure, too_old=bool(age))
             self._transactions.recover(failure, self._use_producer)
         except BrokerError as error:
             self._fail_thread(type(error).__name__, str(error), exit_code=error.exit_code)
@@ -627,3 +634,5 @@ class StreamThread:
                 told = event.kind == "log" or event.name == "_GAPLESS_GUARANTEE"
                 level = logging.INFO if told and event.level > 30 else event.level
                 log.log(level, "%s: %s", client.name, event.text)
+                if client is self._producer and self._transactions is not None:
+                    self._transactions.heard(event)

@@ -409,6 +409,7 @@ class Supervisor:
                 lease_timeout_ms=lease_timeout_ms(self._settings, facts.limits),
                 transactional_id=transactional_id(self._settings, self._directory.instance_id, thread.index),
                 max_message_bytes=facts.max_message_bytes,
+                again=thread.incarnation > 0,
             ),
         )
 

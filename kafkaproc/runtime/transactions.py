@@ -17,10 +17,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from kafkaproc._core.client_events import ClientEvent
 from kafkaproc._core.native_producer import NativeProducer
 from kafkaproc._core.segment import ThreadSegment
 from kafkaproc._core.transaction import Transaction, TransactionFailure
 from kafkaproc.errors import BrokerError
+from kafkaproc.limits import START_PATIENCE_S
 from kafkaproc.runtime.output_sizes import OutputSizes
 from kafkaproc.settings import Settings
 
@@ -64,6 +66,23 @@ _MENDED_BY_TIME: Final = frozenset(
 
 _FENCED: Final = frozenset({"_FENCED", "INVALID_PRODUCER_EPOCH", "PRODUCER_FENCED"})
 
+_TOO_OLD: Final = _FENCED | {
+    "_TIMED_OUT",
+    "_MSG_TIMED_OUT",
+    "_STATE",
+    "REQUEST_TIMED_OUT",
+    "INVALID_TXN_STATE",
+}
+"""What a transaction comes to that was open for longer than its coordinator, or librdkafka, has patience."""
+
+WAIT_PATIENCE_NS: Final = 5_000_000_000
+"""For the coordinator, before a word is said."""
+
+WAIT_QUIET_NS: Final = 30_000_000_000
+"""And before the next one."""
+
+_NO_COORDINATOR: Final = frozenset({"_TIMED_OUT", "COORDINATOR_NOT_AVAILABLE", "NOT_ENOUGH_REPLICAS"})
+
 FENCED_MAX: Final = 10
 FENCED_WITHIN_NS: Final = 60_000_000_000
 """So often in this time: not by a coordinator whose patience ended."""
@@ -100,9 +119,11 @@ class AbortBackoff:
         self._in_a_row = 0
         self._fenced_at_ns: deque[int] = deque(maxlen=FENCED_MAX)
 
-    def note(self, now_ns: int, committed: int, failure: TransactionFailure) -> None:
-        """A transaction has failed; `committed` is how many were committed before. Raises BrokerError where there is
-        no hope for the next one."""
+    def note(
+        self, now_ns: int, committed: int, failure: TransactionFailure, *, too_old: bool = False
+    ) -> None:
+        """A transaction has failed; `committed` is how many were committed before; `too_old`: nobody else has ended it.
+        Raises BrokerError where there is no hope for the next one."""
         if committed != self._committed:
             self._committed, self._wait_ns, self._in_a_row = committed, 0, 0
         self._in_a_row += failure.name not in _MENDED_BY_TIME
@@ -110,7 +131,7 @@ class AbortBackoff:
             raise BrokerError(
                 f"{self._in_a_row} transactions in a row came to nothing: {failure.text} [{failure.name}]"
             )
-        if failure.name in _FENCED:
+        if failure.name in _FENCED and not too_old:
             self._fenced_at_ns.append(now_ns)
             if len(self._fenced_at_ns) == FENCED_MAX and now_ns - self._fenced_at_ns[0] < FENCED_WITHIN_NS:
                 raise BrokerError(
@@ -158,6 +179,9 @@ class Transactions:
             drain=settings.commit_mode == "drain",
         )
         self.producer = self._new_producer()
+        self._trouble = ""
+        self._throttled = ""
+        self._wait_said_ns = -WAIT_QUIET_NS
         self._thread = threading.Thread(target=self.transaction.work, name="commit", daemon=True)
 
     def _new_producer(self) -> NativeProducer:
@@ -168,6 +192,53 @@ class Transactions:
         """Fences the predecessor, beside whatever else has to be opened."""
         self._thread.start()
         self.transaction.initialise(self.producer)
+
+    def heard(self, event: ClientEvent) -> None:
+        """From the producer."""
+        if event.kind == "throttle":
+            self._throttled = self._throttled if " 0 ms" in event.text else event.text
+        elif event.kind == "error":
+            self._trouble = event.text
+
+    def watch(self, now_ns: int, *, give_up: bool) -> None:
+        """Says what the committing thread waits for, where that takes long. Raises BrokerError after START_PATIENCE_S
+        where it is to give up."""
+        waiting = self.transaction.waiting
+        if waiting is None:
+            self._wait_said_ns = -WAIT_QUIET_NS
+            return
+        call, since_ns, error = waiting
+        waited_ns = now_ns - since_ns
+        gives_up = give_up and waited_ns >= START_PATIENCE_S * 1_000_000_000
+        if waited_ns < WAIT_PATIENCE_NS or (now_ns - self._wait_said_ns < WAIT_QUIET_NS and not gives_up):
+            return
+        self._wait_said_ns = now_ns
+        text = f"the transaction coordinator of {self._conf['transactional.id']} has not done {call} for "
+        text += f"{waited_ns // 1_000_000_000} s"
+        text += "".join(f": {each}" for each in (error and f"[{error}]", self._trouble) if each)
+        if call == "init_transactions" and error in _NO_COORDINATOR:
+            text += (
+                ". Where no broker is away: the cluster must be able to hold the topic __transaction_state. It has to "
+                "have as many brokers as transaction.state.log.replication.factor says (3 by default), and as many of "
+                "its replicas in sync as transaction.state.log.min.isr"
+            )
+        if gives_up:
+            raise BrokerError(text)
+        log.warning("%s", text)
+
+    def age(self, failure: TransactionFailure) -> str:
+        """What is to be said of a transaction that failed because it took too long; else nothing."""
+        timeout_ms = self._settings.transaction_timeout_ms
+        if failure.name not in _TOO_OLD or not failure.output_bytes or failure.age_ms < timeout_ms * 3 // 4:
+            return ""
+        throttled, self._throttled = self._throttled, ""
+        return (
+            f". It was open for {failure.age_ms / 1000:.1f} s, and the brokers have not taken its "
+            f"{failure.output_bytes} bytes of outputs within transaction_timeout_ms = {timeout_ms}"
+            f"{f' ({throttled})' if throttled else ''}: from here on transactions hold as much as they take in half of "
+            "that. Unless this process stood still, the brokers, the network or a quota (producer_byte_rate) are "
+            "slower than the input: raise the quota, or transaction_timeout_ms for fewer and larger transactions"
+        )
 
     def recover(self, failure: TransactionFailure, use_producer: Callable[[NativeProducer], None]) -> None:
         """Aborts what failed, or leaves it to a new producer. Its effects must be gone from the loop.
