@@ -91,8 +91,8 @@ def test_i7_the_setting_bounds_stages_that_do_not_say(bench: Bench) -> None:
     bench.feed(source, numbered(f"k{number}" for number in range(50)))
     with bench.run(app, max_in_flight=13) as thread:
         thread.assign()
-        thread.until(lambda: thread.counter("waiting") == 37)
-        assert meter.running == 13 == thread.counter("in_flight") == len(thread.segment.in_flight())
+        thread.until(lambda: thread.counter("waiting") == 37 and meter.running == 13)
+        assert 13 == thread.counter("in_flight") == len(thread.segment.in_flight())
         gate.open()
         thread.finish(source, 50)
 
