@@ -294,10 +294,10 @@ def test_i4_a_draining_commit_waits_for_calls_and_stops_intake(coordinated: Benc
     gate = Gate()
     app = Runs(lambda number, run: gate if number == 0 else None).app(source, sink)
     with bench.run(app, **DRAIN) as thread:
-        thread.join()
         thread.assign()
         bench.feed(source, numbered(["a", "b"]))
         bench.outputs(sink, 1)
+        thread.join()
         thread.beats(2)
         polled = thread.counter("records_polled")
         bench.feed(source, numbered((f"k{number}" for number in range(20)), start=2))
@@ -369,9 +369,9 @@ def test_i8_a_blocking_call_of_a_lost_task_holds_up_no_drain(coordinated: Bench)
     for partition in range(2):
         bench.feed(source, numbered(["k"], start=10 * partition), partition=partition)
     with bench.run(app, **DRAIN) as thread:
-        thread.join()
         thread.assign()
         assert numbers(bench.outputs(sink, 1)) == [10]
+        thread.join()  # only now is there anything to commit under, and intake to stop for it
         thread.beats(2)
         assert thread.committable(source, 1) <= 0, "the commit waits for the call"
         assert not thread.close_tasks("0_0", deadline_ms=0).drained
