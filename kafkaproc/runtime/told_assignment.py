@@ -24,14 +24,15 @@ from kafkaproc.clients.admin import Admin, members_of
 from kafkaproc.clients.partitions import TopicPartition
 from kafkaproc.errors import BrokerError
 
-ASK_S: Final = 30.0
+ASK_S: Final = 10.0
 """How often the coordinator is asked, while all is well."""
 
 ASK_AGAIN_S: Final = 5.0
 """The same while the answers differ from what is held: they do for moments in every rebalance."""
 
-LOST_AFTER_S: Final = 30.0
-"""How long the same difference must have stood. A rebalance that goes on changes either side sooner."""
+LOST_AFTER_S: Final = 20.0
+"""How long the same difference must have stood: longer than a heartbeat's interval, which brokers let be 15 s at most
+by default. A rebalance that goes on changes either side sooner."""
 
 REJOIN_AGAIN_S: Final = 300.0
 """Until the next look after a loss: each costs a rebalance, and where one does not help a second may not either."""

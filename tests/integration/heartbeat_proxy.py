@@ -3,8 +3,7 @@
 
     with HeartbeatProxy() as proxy:
         proxy.broker_of = lambda: address    clients come to proxy.address: Kafka advertises that
-        proxy.lose("second", Change.GIVES, Loss.TIMEOUT)
-                                             the next answer that gives partitions to that client never arrives
+        proxy.lose("second", Change.GIVES)   the next answer that gives partitions to that client never arrives
 
 What the broker has answered it takes for told, as with an answer that a network or a slow broker has lost.
 """
@@ -22,14 +21,6 @@ from typing import Final, NamedTuple, Self
 
 HEARTBEAT: Final = 68
 """ConsumerGroupHeartbeat."""
-
-
-class Loss(enum.Enum):
-    """How an answer does not arrive."""
-
-    TIMEOUT = "timeout"
-    """The connection stays, and what comes after it is answered."""
-    CLOSE = "close"
 
 
 class Change(enum.Enum):
@@ -54,7 +45,7 @@ class HeartbeatProxy:
         self.broker_of: Callable[[], str] = str
         """The broker's address, known once it is being started."""
         self.lost = threading.Event()
-        self._victim: tuple[str, Change, Loss] | None = None
+        self._victim: tuple[str, Change] | None = None
         self._lock = threading.Lock()
         self._told: dict[str, Told] = {}
         self._sockets: list[socket.socket] = []
@@ -65,14 +56,14 @@ class HeartbeatProxy:
         host, port = self._listener.getsockname()
         return f"{host}:{port}"
 
-    def lose(self, client: str, change: Change, loss: Loss) -> None:
+    def lose(self, client: str, change: Change) -> None:
         """The next change for the client whose id begins so that comes without a new epoch.
 
         Of one that does the coordinator hears that it was lost: the member goes on with the epoch before.
         """
         self.lost.clear()
         with self._lock:
-            self._victim = (client, change, loss)
+            self._victim = (client, change)
 
     def epoch(self, client: str) -> int:
         """The last that this client was told."""
@@ -118,31 +109,28 @@ class HeartbeatProxy:
         with contextlib.suppress(OSError):
             while frame := _read_frame(broker):
                 (correlation,) = struct.unpack_from(">i", frame)
-                loses = self._loses(heartbeats.pop(correlation, None), frame)
-                if loses is Loss.CLOSE:
-                    break
-                if loses is None:
+                if not self._loses(heartbeats.pop(correlation, None), frame):
                     client.sendall(struct.pack(">i", len(frame)) + frame)
         _close(client)
         _close(broker)
 
-    def _loses(self, client: str | None, frame: bytes) -> Loss | None:
+    def _loses(self, client: str | None, frame: bytes) -> bool:
         answer = parse_answer(frame) if client is not None else None
         if client is None or answer is None:
-            return None
+            return False
         with self._lock:
             before = self._told.get(client, Told(0, 0))
             epoch, told = answer
             now = before.partitions if told is None else told
             self._told[client] = Told(epoch, now)
             if self._victim is None or not client.startswith(self._victim[0]) or epoch != before.epoch:
-                return None
-            _, change, loss = self._victim
+                return False
+            change = self._victim[1]
             if (now > before.partitions) if change is Change.GIVES else (now < before.partitions):
                 self._victim = None
                 self.lost.set()
-                return loss
-            return None
+                return True
+            return False
 
 
 def parse_answer(frame: bytes) -> tuple[int, int | None] | None:
