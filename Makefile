@@ -30,7 +30,7 @@ chaos:  ## exactly-once under fire: everything that can happen, for SECONDS, in 
 	KAFKAPROC_TEST_CHAOS_SECONDS=$(or $(SECONDS),1800) KAFKAPROC_TEST_CHAOS_SEED=$(or $(SEED),1) \
 		KAFKAPROC_TEST_CHAOS_PROTOCOLS=$(or $(PROTOCOLS),classic,consumer) \
 		KAFKAPROC_TEST_CHAOS_MODE=$(or $(MODE),drain_free) \
-		.venv/bin/python -m pytest -rP tests/chaos
+		.venv/bin/python -m pytest -rP tests/chaos tests/integration/test_lost_assignment.py
 
 chaos-at-least-once:  ## the same under at-least-once, without brokers that die, in SEEDS random orders
 	ci/bootstrap.sh test

@@ -6,8 +6,10 @@ librdkafka asks again by itself where the connection was closed, not where the h
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import pytest
 from heartbeat_proxy import Change, HeartbeatProxy
 from integration_support import Flow, FlowFactory, Instance
 
@@ -20,6 +22,7 @@ def member(flow: Flow, name: str, *settings: str, **told: object) -> Instance:
     return flow.start("--set", f"client_id={name}", *exactly_once, *settings, state=name, **told)
 
 
+@pytest.mark.skipif("KAFKAPROC_TEST_CHAOS_SECONDS" not in os.environ, reason="make chaos has the time for it")
 def test_i1_i4_partitions_that_a_member_never_heard_it_must_give_up_go_to_others(
     flows_behind_proxy: FlowFactory, heartbeat_proxy: HeartbeatProxy
 ) -> None:
