@@ -53,9 +53,9 @@ CLIENT_ID = "slow-broker-test"
 def test_i4_what_is_queued_for_a_slow_broker_is_committed_at_the_brokers_rate(
     flows: FlowFactory, kafka_cluster: KafkaCluster, byte_rate: int, pass_through: Path
 ) -> None:
-    """All of it at once would never be: a transaction has two seconds, and this takes five times as long."""
+    """All of it at once would never be: a transaction has two seconds, and this takes ten times as long."""
     flow = flows(partitions=4, isolation="read_committed")
-    count, size = 220, 10_000
+    count, size = 400, 10_000
     producer = Producer({"bootstrap.servers": flow.servers})
     for number in range(count):
         producer.produce(flow.inputs[0], key=b"%d" % number, value=os.urandom(size))
